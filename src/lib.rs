@@ -1,0 +1,3 @@
+//! knot
+pub mod metainfo;
+pub mod types;

@@ -1,0 +1,5 @@
+//! What a torrent is.
+
+mod layout;
+
+pub use layout::{Layout, LayoutError};

@@ -1,0 +1,15 @@
+//! The vocabulary: newtypes for ids, indices and lengths. Knows no other module of knot.
+
+mod bitfield;
+mod hash;
+mod id;
+mod peer;
+mod span;
+
+pub use bitfield::{Bitfield, BitfieldError};
+pub use hash::{Digest, FileRoot, HashAlgorithm, InfoHash, UnknownHashAlgorithm};
+pub use id::{IdError, InfoId, InfoSig, PublicKey, SwarmId};
+pub use peer::{ConnId, NodeName, PeerAddr, PeerAddrError, PeerIdentity, WirePeerId};
+pub use span::{
+    BLOCK_LEN, BlockIndex, BlockSpan, FileIndex, FileSlice, PieceIndex, ReadId, ReaderId, TorrentKey,
+};
