@@ -1,5 +1,33 @@
-//! What a torrent is.
+//! What a torrent is: its identity, its files, and how their bytes are verified.
+//!
+//! A [`Metainfo`] is an immutable value that has been checked in full: whoever holds one may rely on its InfoHash,
+//! its signature, its paths and its hash trees. `schema/metainfo.md` describes the bytes. The room is pure: content
+//! to hash comes from a [`Source`], and nothing here opens a file or looks at a clock.
 
+mod create;
+mod decode;
+mod encode;
+mod entry;
+mod error;
+mod hasher;
+mod keys;
 mod layout;
+mod leaves;
+mod model;
+mod pass;
+mod path;
+mod tree;
 
+pub use create::{CreateError, CreateOptions, create, default_piece_length};
+pub use entry::{Entry, EntryKind};
+pub use error::MetainfoError;
+pub use hasher::PieceHasher;
+pub use keys::{KeyError, SecretKey};
 pub use layout::{Layout, LayoutError};
+pub use leaves::{LeafError, LeafRequest};
+pub use model::{MAX_FILES, MAX_METAINFO_LEN, MAX_PIECE_LENGTH, MAX_PIECES, MIN_PIECE_LENGTH, Metainfo};
+pub use pass::{Cancelled, OnProgress, Source, verify_source};
+pub use path::{MAX_COMPONENT_LEN, MAX_COMPONENTS, MAX_PATH_LEN, PathError, TreePath};
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,113 @@
+//! Writing bencode (BEP 3). Keys are written in the order of their bytes by whoever calls; tests read everything
+//! back with a strict decoder.
+
+use std::collections::BTreeMap;
+
+use super::create::CreateOptions;
+use super::{Entry, EntryKind};
+use crate::types::{Digest, FileRoot, InfoSig, PublicKey};
+
+/// Appends a byte string.
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(bytes.len().to_string().as_bytes());
+    out.push(b':');
+    out.extend_from_slice(bytes);
+}
+
+/// Appends an integer.
+pub(super) fn put_int(out: &mut Vec<u8>, value: i128) {
+    out.push(b'i');
+    out.extend_from_slice(value.to_string().as_bytes());
+    out.push(b'e');
+}
+
+/// The native `info` dictionary.
+pub(super) fn info(options: &CreateOptions, piece_length: u32, entries: &[Entry], pieces: &[Digest]) -> Vec<u8> {
+    let mut out = vec![b'd'];
+    put_bytes(&mut out, b"files");
+    out.push(b'l');
+    entries.iter().for_each(|entry| put_entry(&mut out, entry));
+    out.push(b'e');
+    put_bytes(&mut out, b"name");
+    put_bytes(&mut out, options.name.as_bytes());
+    put_bytes(&mut out, b"piece hash algo");
+    put_bytes(&mut out, options.algorithm.name().as_bytes());
+    put_bytes(&mut out, b"piece length");
+    put_int(&mut out, piece_length.into());
+    put_bytes(&mut out, b"pieces");
+    out.push(b'l');
+    pieces.iter().for_each(|piece| put_bytes(&mut out, piece.as_bytes()));
+    out.extend_from_slice(b"ee");
+    out
+}
+
+fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
+    let attr: &[u8] = match entry.kind {
+        EntryKind::File { executable: false, .. } => b"",
+        EntryKind::File { executable: true, .. } => b"x",
+        EntryKind::Directory => b"d",
+        EntryKind::Symlink { .. } => b"l",
+    };
+    out.push(b'd');
+    if !attr.is_empty() {
+        put_bytes(out, b"attr");
+        put_bytes(out, attr);
+    }
+    put_bytes(out, b"length");
+    put_int(out, entry.length().into());
+    put_bytes(out, b"path");
+    put_bytes(out, entry.path.as_str().as_bytes());
+    if let EntryKind::File { root: Some(FileRoot(root)), .. } = &entry.kind {
+        put_bytes(out, b"root");
+        put_bytes(out, root);
+    }
+    if let EntryKind::Symlink { target } = &entry.kind {
+        put_bytes(out, b"symlink path");
+        put_bytes(out, target.as_bytes());
+    }
+    out.push(b'e');
+}
+
+/// The pairs of an envelope, each value as its bencoded bytes.
+pub(super) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The pairs of an unsigned envelope around `info`.
+pub(super) fn envelope(options: &CreateOptions, info: Vec<u8>, info_hash: &[u8]) -> Pairs {
+    let mut pairs = Pairs::new();
+    let mut value = Vec::new();
+    put_bytes(&mut value, info_hash);
+    pairs.insert(b"infohash".to_vec(), value);
+    pairs.insert(b"info".to_vec(), info);
+    if let Some(created_at) = options.created_at {
+        let mut value = Vec::new();
+        put_int(&mut value, created_at.into());
+        pairs.insert(b"creation date".to_vec(), value);
+    }
+    if !options.peers.is_empty() {
+        let mut value = vec![b'l'];
+        options.peers.iter().for_each(|peer| put_bytes(&mut value, peer.to_string().as_bytes()));
+        value.push(b'e');
+        pairs.insert(b"peers".to_vec(), value);
+    }
+    pairs
+}
+
+/// Puts a signature into an envelope, in place of one that is there.
+pub(super) fn put_signature(pairs: &mut Pairs, key: &PublicKey, sig: &InfoSig) {
+    for (name, bytes) in [("infosig", &sig.0[..]), ("infosig algo", b"ed25519"), ("pub key", &key.0)] {
+        let mut value = Vec::new();
+        put_bytes(&mut value, bytes);
+        pairs.insert(name.into(), value);
+    }
+}
+
+/// The bytes of an envelope.
+pub(super) fn dictionary(pairs: &Pairs) -> Vec<u8> {
+    let mut out = vec![b'd'];
+    for (key, value) in pairs {
+        put_bytes(&mut out, key);
+        out.extend_from_slice(value);
+    }
+    out.push(b'e');
+    out
+}
