@@ -30,4 +30,6 @@ pub use pass::{Cancelled, OnProgress, Source, verify_source};
 pub use path::{MAX_COMPONENT_LEN, MAX_COMPONENTS, MAX_PATH_LEN, PathError, TreePath};
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

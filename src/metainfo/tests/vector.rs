@@ -1,0 +1,1 @@
+//! The test vector of `schema/metainfo.md`.
