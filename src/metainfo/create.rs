@@ -2,11 +2,12 @@
 
 use std::io;
 
+use super::entry::check_symlinks;
 use super::pass::{Pass, Stop};
 use super::tree::{TreeKind, file_root};
 use super::{
-    Entry, EntryKind, Layout, LayoutError, MAX_METAINFO_LEN, MAX_PIECE_LENGTH, MIN_PIECE_LENGTH, Metainfo,
-    MetainfoError, OnProgress, Source, encode, model,
+    Entry, EntryKind, Layout, LayoutError, MAX_FILES, MAX_METAINFO_LEN, MAX_PIECE_LENGTH, MIN_PIECE_LENGTH, Metainfo,
+    MetainfoError, OnProgress, Source, TreePath, encode, model,
 };
 use crate::types::{Digest, FileIndex, FileRoot, HashAlgorithm, PeerAddr};
 
@@ -46,6 +47,9 @@ pub enum CreateError {
         /// The later entry.
         second: String,
     },
+    /// A symlink that may leave the tree.
+    #[error("{0}: remove the link, or put what it leads to in its place")]
+    Symlink(MetainfoError),
     /// A part of a file could not be read.
     #[error("expected {len} bytes at {offset} in {path:?}, got an error: {error}")]
     Read {
@@ -131,8 +135,13 @@ pub fn create(
     }
 }
 
-/// The layout of `entries`, within the limits; found out before anything is hashed.
+/// The layout of `entries`, within the limits: what can be refused is refused before anything is hashed.
 fn lay_out(options: &CreateOptions, entries: &[Entry]) -> Result<Layout, CreateError> {
+    TreePath::new(&options.name).map_err(MetainfoError::from)?;
+    check_symlinks(entries).map_err(CreateError::Symlink)?;
+    if entries.len() > MAX_FILES {
+        return Err(MetainfoError::TooManyFiles.into());
+    }
     let lengths: Vec<u64> = entries.iter().map(Entry::length).collect();
     let total = lengths.iter().fold(0, |total: u64, length| total.saturating_add(*length));
     let piece_length = options.piece_length.unwrap_or_else(|| default_piece_length(total));

@@ -1,0 +1,178 @@
+use std::ffi::OsStr;
+use std::fs;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use super::*;
+use crate::metainfo::{CreateError, CreateOptions, create, verify_source};
+use crate::types::HashAlgorithm;
+
+fn go_on(_: u64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn options(name: &str) -> CreateOptions {
+    let (name, algorithm) = (name.to_owned(), HashAlgorithm::Sha256Merkle);
+    CreateOptions { name, algorithm, piece_length: None, created_at: None, peers: Vec::new() }
+}
+
+fn make(path: &Path) -> Result<Metainfo, CreateError> {
+    let scan = scan(path, None).unwrap();
+    create(&options(&scan.name), scan.entries, &scan.source, &go_on)
+}
+
+fn tree() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |path: &str| dir.path().join("set").join(path);
+    for sub in ["a/deep/er", "hollow/hollower", "a-b"] {
+        fs::create_dir_all(at(sub)).unwrap();
+    }
+    for (path, data) in [("a/deep/er/f", "deep"), ("a-b/x", "dash"), ("a!", "bang"), ("new\nline ü", ""), ("zero", "")]
+    {
+        fs::write(at(path), data).unwrap();
+    }
+    fs::write(at("run"), vec![7; 100_000]).unwrap();
+    fs::set_permissions(at("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("../run", at("a/link")).unwrap();
+    dir
+}
+
+#[test]
+fn a_tree_is_listed_in_the_order_of_its_paths() {
+    let dir = tree();
+    let scan = scan(&dir.path().join("set"), None).unwrap();
+    let listed: Vec<_> = scan.entries.iter().map(|entry| entry.path.as_str()).collect();
+    let expected = ["a!", "a-b/x", "a/deep/er/f", "a/link", "hollow/hollower", "new\nline ü", "run", "zero"];
+    assert_eq!((&scan.name[..], &listed[..]), ("set", &expected[..]));
+    let kinds: Vec<_> = scan.entries.iter().map(|entry| &entry.kind).collect();
+    assert!(matches!(kinds[3], EntryKind::Symlink { target } if target == "../run"));
+    assert_eq!(kinds[4], &EntryKind::Directory);
+    assert_eq!(kinds[6], &EntryKind::File { length: 100_000, root: None, executable: true });
+    assert!(scan.skipped.is_empty());
+}
+
+#[test]
+fn the_same_tree_elsewhere_is_the_same_torrent() {
+    let (one, two) = (tree(), tree());
+    let made = make(&one.path().join("set")).unwrap();
+    assert_eq!(made.info_hash(), make(&two.path().join("set")).unwrap().info_hash());
+
+    let source = TreeSource::for_metainfo(&two.path().join("set"), &made).unwrap();
+    assert!(verify_source(&made, &source, &go_on).unwrap().is_full());
+    fs::write(two.path().join("set/run"), vec![8; 100_000]).unwrap();
+    fs::remove_file(two.path().join("set/a!")).unwrap();
+    let source = TreeSource::for_metainfo(&two.path().join("set"), &made).unwrap();
+    let good = verify_source(&made, &source, &go_on).unwrap();
+    // Pieces 0: a!, 1: a-b/x, 2: a/deep/er/f, 3 and 4: run.
+    assert_eq!(good.iter().collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn names_come_from_the_path_or_the_caller() {
+    let dir = tree();
+    let set = dir.path().join("set");
+    assert_eq!(scan(&set.join("."), None).unwrap().name, "set");
+    assert_eq!(scan(&set.join("a/.."), None).unwrap().name, "set");
+    assert_eq!(scan(&set, Some("other")).unwrap().name, "other");
+    assert!(matches!(scan(&set, Some("../x")), Err(TreeError::Path(_))));
+    assert!(matches!(scan(&set.join("none"), None), Err(TreeError::Io { .. })));
+
+    for (name, expected) in [(None, "run"), (Some("walk"), "walk")] {
+        let one = scan(&set.join("run"), name).unwrap();
+        let made = create(&options(&one.name), one.entries, &one.source, &go_on).unwrap();
+        assert!(made.is_single_file() && made.name() == expected);
+        let source = TreeSource::for_metainfo(&set.join("run"), &made).unwrap();
+        assert!(verify_source(&made, &source, &go_on).unwrap().is_full());
+    }
+    let made = make(&set).unwrap();
+    assert!(matches!(TreeSource::for_metainfo(&set.join("run"), &made), Err(TreeError::NotADirectory { .. })));
+}
+
+#[test]
+fn what_a_torrent_cannot_hold_is_skipped_or_named() {
+    let dir = tree();
+    let set = dir.path().join("set");
+    let _socket = std::os::unix::net::UnixListener::bind(set.join("socket")).unwrap();
+    let listed = scan(&set, None).unwrap();
+    assert_eq!(listed.skipped, [set.canonicalize().unwrap().join("socket")]);
+    assert!(listed.entries.iter().all(|entry| entry.path.as_str() != "socket"));
+    assert!(matches!(scan(&set.join("socket"), None), Err(TreeError::Special { .. })));
+
+    symlink("/etc/passwd", set.join("out")).unwrap();
+    assert!(matches!(make(&set).unwrap_err(), CreateError::Symlink(_)));
+    fs::remove_file(set.join("out")).unwrap();
+
+    symlink(OsStr::from_bytes(b"\xff"), set.join("odd")).unwrap();
+    assert!(matches!(scan(&set, None), Err(TreeError::NotUtf8 { .. })));
+    fs::remove_file(set.join("odd")).unwrap();
+    fs::write(set.join(OsStr::from_bytes(b"caf\xe9")), "").unwrap();
+    assert!(matches!(scan(&set, None), Err(TreeError::NotUtf8 { .. })));
+}
+
+#[test]
+fn change_is_noticed_by_the_guard() {
+    let dir = tree();
+    let path = dir.path().join("set/run");
+    let listed = scan(&path, None).unwrap();
+    let (source, file) = (&listed.source, FileIndex(0));
+    let then = source.scanned(file).unwrap();
+    let mut buf = [0; 10];
+    assert_eq!(source.read_guarded(file, 5, &mut buf).unwrap(), then);
+    assert_eq!((buf, source.guard(file).unwrap()), ([7; 10], then));
+    source.check_unchanged(file).unwrap();
+    assert!(source.read_at(file, 99_999, &mut buf).is_err());
+
+    // Written to in place, with size and mtime as before.
+    let mtime = fs::metadata(&path).unwrap().modified().unwrap();
+    // Older kernels take ctime from a clock that ticks every few milliseconds.
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    let handle = File::options().write(true).open(&path).unwrap();
+    handle.write_all_at(&[8], 5).unwrap();
+    handle.set_modified(mtime).unwrap();
+    let now = source.read_guarded(file, 5, &mut buf).unwrap();
+    assert!(now.ctime_ns != then.ctime_ns && now.mtime_ns == then.mtime_ns);
+    assert!(source.check_unchanged(file).is_err());
+
+    // Replaced: the open file is still the old one, until it is opened again.
+    fs::write(dir.path().join("new"), vec![9; 100_000]).unwrap();
+    fs::rename(dir.path().join("new"), &path).unwrap();
+    source.read_guarded(file, 5, &mut buf).unwrap();
+    assert_eq!(buf[0], 8);
+    source.reopen(file);
+    assert_ne!(source.read_guarded(file, 5, &mut buf).unwrap().inode, then.inode);
+    assert_eq!(buf[0], 9);
+}
+
+#[test]
+fn what_has_taken_the_place_of_a_file_is_not_read() {
+    let dir = tree();
+    let path = dir.path().join("set/run");
+    let listed = scan(&path, None).unwrap();
+    fs::rename(&path, dir.path().join("moved")).unwrap();
+    assert!(listed.source.read_at(FileIndex(0), 0, &mut [0]).is_err());
+    symlink(dir.path().join("moved"), &path).unwrap();
+    assert!(listed.source.read_at(FileIndex(0), 0, &mut [0]).is_err());
+    assert!(listed.source.guard(FileIndex(0)).is_err());
+    fs::remove_file(&path).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    // A pipe without a writer would hold up whoever opens it to read.
+    assert!(listed.source.read_at(FileIndex(0), 0, &mut [0]).is_err());
+}
+
+#[test]
+fn many_more_files_than_are_kept_open_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for at in 0..300 {
+        fs::write(dir.path().join(format!("{at:03}")), [at as u8]).unwrap();
+    }
+    let listed = scan(dir.path(), Some("many")).unwrap();
+    for _ in 0..2 {
+        for at in 0..300 {
+            let mut buf = [0];
+            listed.source.read_at(FileIndex(at), 0, &mut buf).unwrap();
+            assert_eq!(buf, [at as u8]);
+        }
+    }
+    assert_eq!(listed.source.open.lock().unwrap().len(), MAX_OPEN.get());
+}
