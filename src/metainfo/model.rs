@@ -48,8 +48,9 @@ impl Metainfo {
     /// # Errors
     /// When it is not one, breaks a limit, or anything in it does not verify.
     pub fn parse(bytes: &[u8]) -> Result<Self, MetainfoError> {
-        // Before the copy: a metainfo that is too large costs nothing.
-        decode::envelope(bytes)?;
+        if bytes.len() > MAX_METAINFO_LEN {
+            return Err(MetainfoError::TooLarge { got: bytes.len() });
+        }
         Self::from_bytes(Bytes::copy_from_slice(bytes))
     }
 
@@ -210,13 +211,18 @@ impl Metainfo {
         &self.peers
     }
 
+    /// The root of `file`, in a torrent with hash trees; `None` of empty files and what is no file.
+    pub fn file_root(&self, file: FileIndex) -> Option<FileRoot> {
+        match self.entry(file)?.kind {
+            EntryKind::File { root, .. } => root,
+            EntryKind::Directory | EntryKind::Symlink { .. } => None,
+        }
+    }
+
     /// The root of the file that `piece` belongs to, in a torrent with hash trees.
     pub(super) fn root_of_piece(&self, piece: PieceIndex) -> Option<Node> {
         let (file, _) = self.layout.file_of_piece(piece)?;
-        match self.entry(file)?.kind {
-            EntryKind::File { root, .. } => root.map(|root| root.0),
-            EntryKind::Directory | EntryKind::Symlink { .. } => None,
-        }
+        self.file_root(file).map(|root| root.0)
     }
 
     /// The files with `root`, in order.

@@ -5,7 +5,7 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 use crate::metainfo::testing::{content, torrent};
-use crate::metainfo::{EntryKind, LeafError, LeafRequest, Metainfo};
+use crate::metainfo::{LeafError, LeafRequest, Metainfo};
 use crate::types::{BLOCK_LEN, BlockIndex, FileIndex, HashAlgorithm, PieceIndex};
 
 const BLOCK: usize = BLOCK_LEN as usize;
@@ -26,10 +26,7 @@ fn bep52_file(data: &[u8]) -> [u8; 32] {
 }
 
 fn root_of(metainfo: &Metainfo, file: u32) -> Option<[u8; 32]> {
-    match metainfo.entry(FileIndex(file)).unwrap().kind {
-        EntryKind::File { root, .. } => root.map(|root| root.0),
-        _ => None,
-    }
+    metainfo.file_root(FileIndex(file)).map(|root| root.0)
 }
 
 fn piece_data<'a>(metainfo: &Metainfo, files: &'a [Vec<u8>], piece: u32) -> &'a [u8] {
@@ -184,7 +181,7 @@ fn check_exchange(metainfo: &Metainfo, piece: PieceIndex, leaves: &[[u8; 32]], r
 #[test]
 fn answers_are_bep_52_messages() {
     let data = content(1, 2048 * BLOCK);
-    let (metainfo, _) = torrent(HashAlgorithm::Sha256Merkle, data.len() as u32, &[data.clone()]);
+    let (metainfo, _) = torrent(HashAlgorithm::Sha256Merkle, data.len() as u32, std::slice::from_ref(&data));
     let requests = metainfo.leaf_requests(PieceIndex(0));
     let root = bep52_file(&data);
     // log2(512) - 1 layers that take no hashes, then two uncles.
