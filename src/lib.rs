@@ -1,3 +1,6 @@
 //! knot
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod metainfo;
 pub mod types;
+pub mod wire;

@@ -10,6 +10,4 @@ pub use bitfield::{Bitfield, BitfieldError};
 pub use hash::{Digest, FileRoot, HashAlgorithm, InfoHash, UnknownHashAlgorithm};
 pub use id::{IdError, InfoId, InfoSig, PublicKey, SwarmId};
 pub use peer::{ConnId, NodeName, PeerAddr, PeerAddrError, PeerIdentity, WirePeerId};
-pub use span::{
-    BLOCK_LEN, BlockIndex, BlockSpan, FileIndex, FileSlice, PieceIndex, ReadId, ReaderId, TorrentKey,
-};
+pub use span::{BLOCK_LEN, BlockIndex, BlockSpan, FileIndex, FileSlice, PieceIndex, ReadId, ReaderId, TorrentKey};
