@@ -1,8 +1,9 @@
 //! knot
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod discovery;
 pub mod metainfo;
-#[allow(dead_code)]
+pub mod node;
 pub mod transports;
 pub mod types;
 pub mod wire;

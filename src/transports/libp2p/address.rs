@@ -27,6 +27,20 @@ pub fn is_tcp(addr: &Multiaddr) -> bool {
     addr.iter().any(|part| matches!(part, Protocol::Tcp(_)))
 }
 
+/// The socket of a plain TCP address.
+pub fn tcp_socket(addr: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = addr.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => IpAddr::V6(ip),
+        _ => return None,
+    };
+    match parts.next()? {
+        Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
 /// Whether the address is of this machine only.
 pub fn is_loopback(addr: &Multiaddr) -> bool {
     addr.iter().any(|part| match part {
@@ -77,6 +91,8 @@ mod tests {
         assert_eq!(peer_of(&addr), Some(peer));
         assert_eq!(without_peer(&addr).to_string(), "/ip4/127.0.0.1/tcp/4001");
         assert!(is_tcp(&addr) && is_loopback(&addr));
+        assert_eq!(tcp_socket(&addr), Some(([127, 0, 0, 1], 4001).into()));
+        assert_eq!(tcp_socket(&"/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap()), None);
         assert_eq!(parse_listen("[::1]:7").map(|addr| addr.to_string()), Ok("/ip6/::1/tcp/7".to_owned()));
         assert_eq!(parse_listen("/ip4/0.0.0.0/udp/0/quic-v1").map(|addr| is_tcp(&addr)), Ok(false));
         assert!(parse_listen("localhost").unwrap_err().contains("expected an address to listen on"));

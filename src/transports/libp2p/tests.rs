@@ -3,7 +3,7 @@
 use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
-use libp2p::{SwarmBuilder, noise, tcp, yamux};
+use libp2p::{SwarmBuilder, noise, ping, tcp, yamux};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
@@ -129,6 +129,33 @@ async fn wrong_peers_and_dead_addresses_are_refused_with_the_reason() {
         let reason = alice.dial(addr).await.err().unwrap();
         assert!(reason.contains(expected), "{reason}");
     }
+}
+
+#[tokio::test]
+async fn a_libp2p_node_that_is_no_knot_node_is_named_as_such() {
+    let builder = SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap();
+    let mut other = builder.with_behaviour(|_| ping::Behaviour::default()).unwrap().build();
+    other.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+    let alice = Host::start().await;
+    let mut dial = None;
+    let reason = loop {
+        let answer = async {
+            match &mut dial {
+                Some(dial) => dial.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = other.select_next_some() => if let SwarmEvent::NewListenAddr { address, .. } = event {
+                dial = Some(alice.transport.dial(PeerAddr::Libp2p(address.to_string())));
+            },
+            answer = answer => break answer.err().unwrap().reason,
+        }
+    };
+    assert!(reason.contains("does not speak /knot/wire/1"), "{reason}");
 }
 
 #[tokio::test]

@@ -1,0 +1,4 @@
+//! The driver.
+
+pub mod identity;
+pub mod swarm;
