@@ -4,12 +4,14 @@
 //! the network grows while nobody has been found. In a network so small that every node is close to every key,
 //! records are also renewed when a node joins, so that it matters little in which order the first nodes start.
 
+mod store;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libp2p::core::Endpoint;
-use libp2p::kad::store::{MemoryStore, MemoryStoreConfig, RecordStore};
+use libp2p::kad::store::RecordStore;
 use libp2p::kad::{
     self, Event, GetClosestPeersError, GetClosestPeersOk, GetProvidersOk, InboundRequest, K_VALUE, Mode,
     ProviderRecord, QueryId, QueryResult, RecordKey, StoreInserts,
@@ -21,12 +23,13 @@ use tokio::sync::mpsc;
 use super::wanted::Wanted;
 use super::{Found, Source, address};
 use crate::types::SwarmId;
+use store::{MAX_ANNOUNCED, ProviderStore};
 
 /// The protocol of the private network.
 pub const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/knot/kad/1");
 
 /// The libp2p behaviour that talks to the network.
-pub type Behaviour = kad::Behaviour<MemoryStore>;
+pub type Behaviour = kad::Behaviour<ProviderStore>;
 
 const NAME: &str = "kad";
 const RECORD_TTL: Duration = Duration::from_secs(3 * 60 * 60);
@@ -39,11 +42,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10 * 60);
 const EAGER_WAIT: Duration = Duration::from_secs(1);
 /// How long joining nodes are collected before records are renewed for them.
 const JOIN_DELAY: Duration = Duration::from_secs(1);
-/// Swarms that this node may announce.
-const MAX_ANNOUNCED: usize = 16 * 1024;
-/// Keys that other nodes may leave records under here.
-const MAX_KEYS: usize = 16 * 1024;
-/// Addresses that are kept of a provider.
+/// Addresses of a provider that are passed on.
 const MAX_ADDRESSES: usize = 8;
 /// Look-ups of providers' addresses under way.
 const MAX_ADDRESS_LOOKUPS: usize = 64;
@@ -57,13 +56,7 @@ pub fn behaviour(local: PeerId) -> Behaviour {
         .set_provider_record_ttl(Some(RECORD_TTL))
         .set_provider_publication_interval(Some(RENEW_EVERY))
         .set_record_filtering(StoreInserts::FilterBoth);
-    let limits = MemoryStoreConfig {
-        max_records: MAX_KEYS,
-        max_provided_keys: MAX_ANNOUNCED,
-        max_value_bytes: 1024,
-        ..MemoryStoreConfig::default()
-    };
-    let mut behaviour = kad::Behaviour::with_config(local, MemoryStore::with_config(local, limits), config);
+    let mut behaviour = kad::Behaviour::with_config(local, ProviderStore::new(local), config);
     behaviour.set_mode(Some(Mode::Server));
     behaviour
 }
@@ -276,8 +269,7 @@ fn announce(kad: &mut Behaviour, swarm: &SwarmId) {
 }
 
 /// Keeps a record that another node brought for itself; the behaviour has checked that it is for itself.
-fn store(kad: &mut Behaviour, mut record: ProviderRecord) {
-    record.addresses.truncate(MAX_ADDRESSES);
+fn store(kad: &mut Behaviour, record: ProviderRecord) {
     if let Err(error) = kad.store_mut().add_provider(record) {
         tracing::debug!(%error, "refused a provider record");
     }

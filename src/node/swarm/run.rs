@@ -18,7 +18,9 @@ use super::build::{Behaviour, BehaviourEvent};
 use super::{CLOSE_TIMEOUT, Listening, SwarmError};
 use crate::discovery::kad::{KAD_PROTOCOL, KadDriver};
 use crate::discovery::mdns::MdnsDriver;
-use crate::transports::libp2p::{is_loopback, parse_listen, peer_of, resolve, tcp_socket, without_peer};
+use crate::transports::libp2p::{
+    is_link_local, is_loopback, is_tcp, parse_listen, peer_of, resolve, tcp_socket, without_peer,
+};
 
 /// Where a node listens that was told nothing.
 const DEFAULT_LISTEN: [&str; 4] =
@@ -319,10 +321,19 @@ impl Runner {
     }
 
     fn listens(&mut self, addr: Multiaddr) {
+        if is_link_local(&addr) {
+            return;
+        }
         let text = addr.clone().with_p2p(*self.swarm.local_peer_id()).unwrap_or_else(|addr| addr).to_string();
         let mut addrs = self.addrs();
         if !addrs.contains(&text) {
-            addrs.push(text);
+            // TCP first: whoever copies one address should get the fast one.
+            let at = if is_tcp(&addr) {
+                addrs.iter().take_while(|other| other.contains("/tcp/")).count()
+            } else {
+                addrs.len()
+            };
+            addrs.insert(at, text);
         }
         drop(addrs);
         if self.loopback || !is_loopback(&addr) {

@@ -101,9 +101,10 @@ async fn a_stranger_at_the_address_is_refused() {
 
 #[tokio::test]
 async fn addresses_are_known_on_return_and_bad_ones_are_errors() {
-    let node = start(&["127.0.0.1:0", QUIC], false, vec![]).await.unwrap();
+    let node = start(&[QUIC, "127.0.0.1:0"], false, vec![]).await.unwrap();
     let addrs = node.listen_addrs();
     assert_eq!(addrs.len(), 2, "{addrs:?}");
+    assert!(addrs[0].contains("/tcp/"), "{addrs:?}");
     assert!(addrs.iter().all(|addr| addr.ends_with(&format!("/p2p/{}", node.peer_id().0)) && !addr.contains("/0/")));
 
     let taken = addrs[0].split("/p2p/").next().unwrap().to_owned();
@@ -114,6 +115,15 @@ async fn addresses_are_known_on_return_and_bad_ones_are_errors() {
     assert!(error.contains("expected an address to listen on"), "{error}");
     let error = start(&[TCP], true, vec!["nonsense".into()]).await.err().unwrap().to_string();
     assert!(error.contains("expected a bootstrap node"), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_that_was_told_no_address_listens_by_tcp_and_quic() {
+    let node = start(&[], false, vec![]).await.unwrap();
+    let addrs = node.listen_addrs();
+    for part in ["/ip4/127.0.0.1/tcp/", "/ip4/127.0.0.1/udp/"] {
+        assert!(addrs.iter().any(|addr| addr.starts_with(part)), "{addrs:?}");
+    }
 }
 
 /// Dials what a node finds until the stream leads to `wanted`.

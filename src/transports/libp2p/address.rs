@@ -50,6 +50,11 @@ pub fn is_loopback(addr: &Multiaddr) -> bool {
     })
 }
 
+/// Whether the address is an IPv6 one that means something only together with a network interface.
+pub fn is_link_local(addr: &Multiaddr) -> bool {
+    addr.iter().any(|part| matches!(part, Protocol::Ip6(ip) if ip.is_unicast_link_local()))
+}
+
 /// An address to listen on: a multiaddr, or `IP:PORT` for TCP.
 ///
 /// # Errors
@@ -91,6 +96,7 @@ mod tests {
         assert_eq!(peer_of(&addr), Some(peer));
         assert_eq!(without_peer(&addr).to_string(), "/ip4/127.0.0.1/tcp/4001");
         assert!(is_tcp(&addr) && is_loopback(&addr));
+        assert!(is_link_local(&"/ip6/fe80::1/tcp/1".parse().unwrap()) && !is_link_local(&addr));
         assert_eq!(tcp_socket(&addr), Some(([127, 0, 0, 1], 4001).into()));
         assert_eq!(tcp_socket(&"/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap()), None);
         assert_eq!(parse_listen("[::1]:7").map(|addr| addr.to_string()), Ok("/ip6/::1/tcp/7".to_owned()));

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::{DialError, PeerStream, Transport};
 use crate::types::{NodeName, PeerAddr, PeerIdentity};
 
-pub use address::{is_loopback, is_tcp, parse_listen, peer_of, resolve, tcp_socket, without_peer};
+pub use address::{is_link_local, is_loopback, is_tcp, parse_listen, peer_of, resolve, tcp_socket, without_peer};
 pub use behaviour::Behaviour;
 use handler::{OpenError, Reply};
 
