@@ -3,4 +3,7 @@
 
 pub mod metainfo;
 pub mod node;
+pub mod discovery;
+pub mod transports;
 pub mod types;
+pub mod wire;

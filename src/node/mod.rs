@@ -1,3 +1,5 @@
-//! The driver.
+//! The node: everything that runs.
 
 pub mod tree;
+pub mod identity;
+pub mod swarm;
