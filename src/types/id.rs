@@ -57,6 +57,15 @@ impl InfoId {
     pub fn swarm_id(&self) -> SwarmId {
         SwarmId(Sha1::digest(self.as_bytes()).into())
     }
+
+    /// Every swarm that it may mean while the metainfo is not known: the native one, and for an InfoHash, which
+    /// could as well be a BitTorrent infohash, the ordinary one ([`InfoHash::swarm_id`]).
+    pub fn swarm_candidates(&self) -> Vec<SwarmId> {
+        match self {
+            Self::Hash(hash) => vec![self.swarm_id(), hash.swarm_id()],
+            Self::Sig(_) => vec![self.swarm_id()],
+        }
+    }
 }
 
 impl fmt::Display for InfoId {
@@ -75,6 +84,16 @@ impl FromStr for InfoId {
             return Ok(Self::Sig(InfoSig(sig)));
         }
         InfoHash::from_slice(&bytes).map(Self::Hash).ok_or_else(error)
+    }
+}
+
+impl InfoHash {
+    /// The swarm of an ordinary BitTorrent torrent: a v1 infohash as it is, a v2 one cut to 20 bytes (BEP 52).
+    /// Native torrents have another one: [`InfoId::swarm_id`].
+    pub fn swarm_id(&self) -> SwarmId {
+        let mut id = [0; 20];
+        id.copy_from_slice(&self.as_bytes()[..20]);
+        SwarmId(id)
     }
 }
 
@@ -112,5 +131,15 @@ mod tests {
     fn swarm_id_is_sha1_of_the_raw_id() {
         let id: InfoId = "00".repeat(32).parse().unwrap();
         assert_eq!(id.swarm_id().to_string(), "de8a847bff8c343d69b853a215e6ee775ef2ef96");
+    }
+
+    #[test]
+    fn an_info_hash_may_be_native_or_ordinary() {
+        for (digits, candidates) in [(40, 2), (64, 2), (128, 1)] {
+            let id: InfoId = "ab".repeat(digits / 2).parse().unwrap();
+            let swarms = id.swarm_candidates();
+            assert_eq!((swarms.len(), swarms[0]), (candidates, id.swarm_id()));
+            assert!(swarms[1..].iter().all(|swarm| swarm.0 == [0xab; 20]));
+        }
     }
 }

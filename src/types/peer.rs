@@ -1,7 +1,7 @@
 //! Who is at the other end, and how to reach them.
 
+use core::net::SocketAddr;
 use std::fmt;
-use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// The 20-byte peer id of a BitTorrent handshake.
@@ -55,7 +55,7 @@ pub enum PeerIdentity {
     /// A libp2p peer id: proven by its key.
     Node(NodeName),
     /// An address: all that plain TCP proves.
-    Ip(std::net::IpAddr),
+    Ip(core::net::IpAddr),
     /// A peer of the in-memory transport of tests.
     Memory(u64),
 }

@@ -1,0 +1,32 @@
+//! What storage says about blocks and pieces that it was given.
+
+use super::BlockSpan;
+
+/// What became of a block that storage was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It matched its leaf hash and can be read.
+    Verified,
+    /// It was written, but nothing to verify it with is known yet: readers do not see it.
+    Unverified,
+    /// It did not match its leaf hash and was thrown away.
+    Corrupt,
+    /// It could not be kept: it is missing again.
+    Failed,
+}
+
+/// What became of a piece that storage was asked to check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PieceOutcome {
+    /// Its hash matched: all its blocks are verified now.
+    Verified,
+    /// Its hash did not match, and leaf hashes to blame blocks with are not known.
+    Corrupt,
+    /// Its leaf hashes are known: these blocks did not match, the other received ones are verified now.
+    Blocks {
+        /// The ones that did not match.
+        corrupt: Vec<BlockSpan>,
+    },
+    /// It could not be read back: all its unverified blocks are missing again.
+    Failed,
+}
