@@ -7,7 +7,7 @@ use super::pass::{Pass, Stop};
 use super::tree::{TreeKind, file_root};
 use super::{
     Entry, EntryKind, Layout, LayoutError, MAX_FILES, MAX_METAINFO_LEN, MAX_PIECE_LENGTH, MIN_PIECE_LENGTH, Metainfo,
-    MetainfoError, OnProgress, Source, TreePath, encode, model,
+    MetainfoError, OnProgress, Source, TreePath, encode, native,
 };
 use crate::types::{Digest, FileIndex, FileRoot, HashAlgorithm, PeerAddr};
 
@@ -47,6 +47,9 @@ pub enum CreateError {
         /// The later entry.
         second: String,
     },
+    /// Nothing that a v1 torrent could be about.
+    #[error("expected at least one byte for a BitTorrent torrent, got none: ordinary clients refuse it")]
+    Nothing,
     /// A symlink that may leave the tree.
     #[error("{0}: remove the link, or put what it leads to in its place")]
     Symlink(MetainfoError),
@@ -106,37 +109,55 @@ pub fn create(
     source: &dyn Source,
     on_progress: &OnProgress<'_>,
 ) -> Result<Metainfo, CreateError> {
-    if let Some([first, second]) = entries.array_windows().find(|[first, second]| first.path >= second.path) {
-        return Err(CreateError::Unsorted { first: first.path.to_string(), second: second.path.to_string() });
-    }
+    check_sorted(&entries)?;
     let layout = lay_out(options, &entries)?;
-    let pass = Pass { algorithm: options.algorithm, layout: &layout, source, on_progress };
-    let hashed = pass.run(|_, hashed| {
-        hashed.map_err(|stop| match stop {
-            Stop::Cancelled => super::Cancelled.into(),
-            Stop::Unreadable { slice, error } => {
-                let path = path_of(&entries, slice.file);
-                CreateError::Read { path, offset: slice.offset, len: slice.len, error }
-            }
-        })
-    })?;
-    let pieces: Vec<Digest> = hashed.into_iter().map(|(_, digest)| digest).collect();
-    for (entry, index) in entries.iter().zip(0..).filter(|(entry, _)| entry.is_file()) {
-        let unchanged = source.check_unchanged(FileIndex(index));
-        unchanged.map_err(|error| CreateError::Changed { path: entry.path.to_string(), error })?;
-    }
+    let pieces = hash(options.algorithm, &layout, &entries, source, on_progress)?;
     set_roots(options.algorithm, &layout, &pieces, &mut entries);
     let info = encode::info(options, layout.piece_length(), &entries, &pieces);
-    let info_hash = model::hash_info(options.algorithm, &info);
-    let bytes = encode::dictionary(&encode::envelope(options, info, info_hash.as_bytes()));
+    let info_hash = native::hash_info(options.algorithm, &info);
+    let bytes = encode::dictionary(&encode::envelope(options, info, &info_hash));
     match Metainfo::from_bytes(bytes.into()) {
         Err(MetainfoError::TooLarge { got }) => Err(CreateError::TooLarge { got }),
         made => Ok(made?),
     }
 }
 
+pub(super) fn check_sorted(entries: &[Entry]) -> Result<(), CreateError> {
+    match entries.array_windows().find(|[first, second]| first.path >= second.path) {
+        None => Ok(()),
+        Some([first, second]) => {
+            Err(CreateError::Unsorted { first: first.path.to_string(), second: second.path.to_string() })
+        }
+    }
+}
+
+/// The hashes of all pieces, of content that has not changed meanwhile.
+pub(super) fn hash(
+    algorithm: HashAlgorithm,
+    layout: &Layout,
+    entries: &[Entry],
+    source: &dyn Source,
+    on_progress: &OnProgress<'_>,
+) -> Result<Vec<Digest>, CreateError> {
+    let pass = Pass { algorithm, layout, source, on_progress };
+    let hashed = pass.run(|_, hashed| {
+        hashed.map_err(|stop| match stop {
+            Stop::Cancelled => super::Cancelled.into(),
+            Stop::Unreadable { slice, error } => {
+                let path = path_of(entries, slice.file);
+                CreateError::Read { path, offset: slice.offset, len: slice.len, error }
+            }
+        })
+    })?;
+    for (entry, index) in entries.iter().zip(0..).filter(|(entry, _)| entry.is_file()) {
+        let unchanged = source.check_unchanged(FileIndex(index));
+        unchanged.map_err(|error| CreateError::Changed { path: entry.path.to_string(), error })?;
+    }
+    Ok(hashed.into_iter().map(|(_, digest)| digest).collect())
+}
+
 /// The layout of `entries`, within the limits: what can be refused is refused before anything is hashed.
-fn lay_out(options: &CreateOptions, entries: &[Entry]) -> Result<Layout, CreateError> {
+pub(super) fn lay_out(options: &CreateOptions, entries: &[Entry]) -> Result<Layout, CreateError> {
     TreePath::new(&options.name).map_err(MetainfoError::from)?;
     check_symlinks(entries).map_err(CreateError::Symlink)?;
     if entries.len() > MAX_FILES {

@@ -10,9 +10,11 @@ use crate::types::{FileRoot, HashAlgorithm};
 /// Levels of lists and dictionaries that are followed.
 const MAX_DEPTH: usize = 100;
 /// Peers that an envelope may suggest; the rest is not read.
-const MAX_PEERS: usize = 1000;
+pub(super) const MAX_PEERS: usize = 1000;
 /// Bytes of the longest peer address that is read.
 const MAX_PEER_LEN: usize = 512;
+/// Seconds since 1970, up to the year 9999.
+pub(super) const DATES: std::ops::RangeInclusive<i64> = 0..=253_402_300_799;
 
 /// What is in an envelope, unverified.
 pub(super) struct Envelope<'a> {
@@ -201,14 +203,18 @@ fn peer_list(list: Object<'_, '_>) -> Result<Vec<String>, MetainfoError> {
     let Object::List(mut list) = list else { return Err(field("peers", "a list", &list)) };
     while let Some(item) = list.next_object().map_err(bencode)? {
         if let Object::Bytes(bytes) = item
-            && let Ok(peer) = str::from_utf8(bytes)
-            && bytes.len() <= MAX_PEER_LEN
             && peers.len() < MAX_PEERS
         {
-            peers.push(peer.to_owned());
+            peers.extend(peer(bytes));
         }
     }
     Ok(peers)
+}
+
+/// The address in `bytes`, if it may be one.
+pub(super) fn peer(bytes: &[u8]) -> Option<String> {
+    let peer = str::from_utf8(bytes).ok().filter(|peer| peer.len() <= MAX_PEER_LEN)?;
+    Some(peer.to_owned())
 }
 
 fn raw_dictionary<'a>(object: Object<'_, 'a>) -> Result<&'a [u8], MetainfoError> {
@@ -254,7 +260,7 @@ fn length(object: Object<'_, '_>) -> Result<u64, MetainfoError> {
 fn date(object: Object<'_, '_>) -> Result<i64, MetainfoError> {
     let key = "creation date";
     let digits = digits(key, object)?;
-    digits.parse().ok().filter(|date| (0..=253_402_300_799).contains(date)).ok_or_else(|| MetainfoError::Field {
+    digits.parse().ok().filter(|date| DATES.contains(date)).ok_or_else(|| MetainfoError::Field {
         key,
         expected: "seconds since 1970, up to the year 9999",
         got: shorten(digits),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::create::CreateOptions;
 use super::{Entry, EntryKind};
-use crate::types::{Digest, FileRoot, InfoSig, PublicKey};
+use crate::types::{Digest, FileRoot, InfoHash, InfoSig, PublicKey};
 
 /// Appends a byte string.
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -71,17 +71,35 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
 /// The pairs of an envelope, each value as its bencoded bytes.
 pub(super) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// The pairs of an unsigned envelope around `info`.
-pub(super) fn envelope(options: &CreateOptions, info: Vec<u8>, info_hash: &[u8]) -> Pairs {
+/// The pairs of an envelope around `info` alone; its hash is named in a `.knot`.
+pub(super) fn bare(info: Vec<u8>, info_hash: Option<&InfoHash>) -> Pairs {
     let mut pairs = Pairs::new();
-    let mut value = Vec::new();
-    put_bytes(&mut value, info_hash);
-    pairs.insert(b"infohash".to_vec(), value);
     pairs.insert(b"info".to_vec(), info);
+    if let Some(info_hash) = info_hash {
+        put_info_hash(&mut pairs, info_hash);
+    }
+    pairs
+}
+
+/// Puts the InfoHash into an envelope.
+pub(super) fn put_info_hash(pairs: &mut Pairs, info_hash: &InfoHash) {
+    let mut value = Vec::new();
+    put_bytes(&mut value, info_hash.as_bytes());
+    pairs.insert(b"infohash".to_vec(), value);
+}
+
+/// Puts the date into an envelope.
+pub(super) fn put_date(pairs: &mut Pairs, created_at: i64) {
+    let mut value = Vec::new();
+    put_int(&mut value, created_at.into());
+    pairs.insert(b"creation date".to_vec(), value);
+}
+
+/// The pairs of an unsigned envelope around `info`.
+pub(super) fn envelope(options: &CreateOptions, info: Vec<u8>, info_hash: &InfoHash) -> Pairs {
+    let mut pairs = bare(info, Some(info_hash));
     if let Some(created_at) = options.created_at {
-        let mut value = Vec::new();
-        put_int(&mut value, created_at.into());
-        pairs.insert(b"creation date".to_vec(), value);
+        put_date(&mut pairs, created_at);
     }
     if !options.peers.is_empty() {
         let mut value = vec![b'l'];
@@ -110,4 +128,14 @@ pub(super) fn dictionary(pairs: &Pairs) -> Vec<u8> {
     }
     out.push(b'e');
     out
+}
+
+/// Appends `bytes` as they are spelt in the path of a URL.
+pub(super) fn put_percent(url: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => url.push((*byte).into()),
+            _ => url.push_str(&format!("%{byte:02X}")),
+        }
+    }
 }

@@ -1,19 +1,27 @@
 //! Why bytes are no metainfo.
 
-use super::{LayoutError, MAX_FILES, MAX_METAINFO_LEN, MAX_PIECE_LENGTH, MAX_PIECES, MIN_PIECE_LENGTH, PathError};
+use super::{
+    LayoutError, MAX_FILES, MAX_METAINFO_LEN, MAX_PIECE_LENGTH, MAX_PIECES, MAX_TORRENT_LEN, MIN_PIECE_LENGTH,
+    PathError,
+};
 use crate::types::{InfoHash, UnknownHashAlgorithm};
 
 /// Why bytes are no metainfo that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetainfoError {
     /// More bytes than a metainfo may have.
-    #[error("expected a metainfo of at most {MAX_METAINFO_LEN} bytes, got {got}")]
+    #[error(
+        "expected a .knot metainfo of at most {MAX_METAINFO_LEN} bytes or a torrent file of at most {MAX_TORRENT_LEN}, \
+         got {got}"
+    )]
     TooLarge {
         /// Bytes that came.
         got: usize,
     },
     /// Not bencoded, or cut off.
-    #[error("expected a bencoded .knot metainfo, got bytes that are not ({0}): check that the file is complete")]
+    #[error(
+        "expected a bencoded .knot or .torrent file, got bytes that are not ({0}): check that the file is complete"
+    )]
     Bencode(String),
     /// Bytes behind the metainfo.
     #[error("expected the metainfo to end after {expected} bytes, got {got}")]
@@ -24,7 +32,7 @@ pub enum MetainfoError {
         got: usize,
     },
     /// A key that has to be there is not.
-    #[error("expected a .knot metainfo with the key {0:?}, got none")]
+    #[error("expected a .knot or .torrent file with the key {0:?}, got none")]
     Missing(&'static str),
     /// A key with a value of the wrong kind.
     #[error("expected {expected} in {key:?}, got {got}")]
@@ -107,4 +115,10 @@ pub enum MetainfoError {
         /// Where it leads.
         target: String,
     },
+    /// A pure BitTorrent v2 torrent, where content is wanted.
+    #[error(
+        "expected a BitTorrent v1, hybrid or knot torrent, got a pure v2 one, which knot can inspect but not mount \
+         yet: look for a hybrid version of it"
+    )]
+    V2Only,
 }

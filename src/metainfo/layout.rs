@@ -3,6 +3,10 @@
 //! A torrent is a line of bytes cut into pieces of one length. In an *aligned* layout every non-empty file starts
 //! at a piece and its last piece is short: the gap behind it is never stored, hashed or requested. Otherwise
 //! files lie end to end and only the torrent's last piece is short.
+//!
+//! BitTorrent v1 fills the gaps between files, where there are any, with *padding* (BEP 47): bytes of no file, which
+//! are zeros. They count in pieces and their hashes, and peers may ask for them, but they are never asked for, and
+//! nobody has to store them. [`Layout::slices`] leaves them out, [`Layout::parts`] tells where they are.
 
 use std::ops::Range;
 
@@ -15,6 +19,8 @@ pub struct Layout {
     aligned: bool,
     piece_count: u32,
     total_length: u64,
+    /// One past the last byte on the line.
+    end: u64,
     files: Vec<Placed>,
     /// Non-empty files by start: what a position is looked up in.
     by_start: Vec<u32>,
@@ -25,6 +31,24 @@ struct Placed {
     /// First byte on the line; `piece index * piece length` in an aligned layout.
     start: u64,
     length: u64,
+}
+
+/// What lies on the line, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// The next file, of so many bytes.
+    File(u64),
+    /// So many zeros that belong to no file.
+    Padding(u64),
+}
+
+/// Part of a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Bytes of a file.
+    File(FileSlice),
+    /// Zeros, so many.
+    Padding(u32),
 }
 
 /// Why lengths cannot be laid out.
@@ -47,24 +71,43 @@ impl Layout {
     /// # Errors
     /// When the piece length is 0 or there would be more than 2^32 - 1 pieces.
     pub fn new(piece_length: u32, aligned: bool, lengths: &[u64]) -> Result<Self, LayoutError> {
+        Self::place(piece_length, aligned, lengths.iter().map(|length| Run::File(*length)))
+    }
+
+    /// Lays out files end to end, with padding between them.
+    ///
+    /// # Errors
+    /// As [`Layout::new`].
+    pub fn with_padding(piece_length: u32, runs: &[Run]) -> Result<Self, LayoutError> {
+        Self::place(piece_length, false, runs.iter().copied())
+    }
+
+    fn place(piece_length: u32, aligned: bool, runs: impl Iterator<Item = Run>) -> Result<Self, LayoutError> {
         if piece_length == 0 {
             return Err(LayoutError::ZeroPieceLength);
         }
         let unit = u128::from(piece_length);
-        let mut end: u128 = 0;
-        let mut files = Vec::with_capacity(lengths.len());
-        for &length in lengths {
-            if aligned {
-                end = end.div_ceil(unit) * unit;
+        let (mut end, mut total_length): (u128, u64) = (0, 0);
+        let mut files = Vec::with_capacity(runs.size_hint().0);
+        for run in runs {
+            match run {
+                Run::Padding(length) => end += u128::from(length),
+                Run::File(length) => {
+                    if aligned {
+                        end = end.div_ceil(unit) * unit;
+                    }
+                    files.push(Placed { start: u64::try_from(end).unwrap_or(u64::MAX), length });
+                    end += u128::from(length);
+                    // Where this does not fit, there are too many pieces.
+                    total_length = total_length.saturating_add(length);
+                }
             }
-            files.push(Placed { start: u64::try_from(end).unwrap_or(u64::MAX), length });
-            end += u128::from(length);
         }
         let pieces = end.div_ceil(unit);
         let piece_count = u32::try_from(pieces).map_err(|_| LayoutError::TooManyPieces { got: pieces })?;
         let by_start = (0..files.len() as u32).filter(|&at| files[at as usize].length > 0).collect();
-        let total_length = lengths.iter().sum();
-        Ok(Self { piece_length, aligned, piece_count, total_length, files, by_start })
+        let end = u64::try_from(end).unwrap_or(u64::MAX);
+        Ok(Self { piece_length, aligned, piece_count, total_length, end, files, by_start })
     }
 
     /// Bytes of every piece but short ones.
@@ -87,6 +130,16 @@ impl Layout {
         self.total_length
     }
 
+    /// Bytes of all pieces: those of all files, and of the padding between them.
+    pub fn pieces_length(&self) -> u64 {
+        if self.aligned { self.total_length } else { self.end }
+    }
+
+    /// Whether there is padding: zeros that belong to no file.
+    pub fn has_padding(&self) -> bool {
+        self.pieces_length() > self.total_length
+    }
+
     /// How many files there are, empty ones and other entries of no bytes included.
     pub fn file_count(&self) -> u32 {
         self.files.len() as u32
@@ -105,7 +158,7 @@ impl Layout {
         let start = self.piece_start(piece);
         let end = match self.aligned {
             true => self.file_at(start).map_or(start, |(_, placed)| placed.start + placed.length),
-            false => self.total_length,
+            false => self.end,
         };
         (end - start).min(u64::from(self.piece_length)) as u32
     }
@@ -178,7 +231,8 @@ impl Layout {
         })
     }
 
-    /// The parts of files that `span` covers, in order. Spans outside the torrent cover nothing.
+    /// The parts of files that `span` covers, in order; between them, and around, may be padding. Spans outside the
+    /// torrent cover nothing.
     pub fn slices(&self, span: BlockSpan) -> impl Iterator<Item = FileSlice> + '_ {
         let from = self.piece_start(span.piece) + u64::from(span.begin);
         let to = if self.contains(span) { from + u64::from(span.len) } else { from };
@@ -193,6 +247,47 @@ impl Layout {
                 file: FileIndex(at),
                 offset: start - placed.start,
                 len: (end - start) as u32,
+            })
+        })
+    }
+
+    /// All that `span` covers, end to end: parts of files, and padding. Spans outside the torrent cover nothing.
+    pub fn parts(&self, span: BlockSpan) -> impl Iterator<Item = Part> + '_ {
+        let mut at = self.piece_start(span.piece) + u64::from(span.begin);
+        let end = if self.contains(span) { at + u64::from(span.len) } else { at };
+        let mut slices = self.slices(span).peekable();
+        std::iter::from_fn(move || {
+            let start = slices.peek().map_or(end, |slice| self.files[slice.file.0 as usize].start + slice.offset);
+            if at < start {
+                let padding = (start - at) as u32;
+                at = start;
+                return Some(Part::Padding(padding));
+            }
+            let slice = slices.next()?;
+            at += u64::from(slice.len);
+            Some(Part::File(slice))
+        })
+    }
+
+    /// Whether all of `span` is padding: zeros, to be served but never asked for.
+    pub fn is_padding(&self, span: BlockSpan) -> bool {
+        self.contains(span) && self.slices(span).next().is_none()
+    }
+
+    /// The blocks that are nothing but padding, in order: what is here from the start.
+    pub fn padding_blocks(&self) -> impl Iterator<Item = BlockSpan> + '_ {
+        let (unit, block) = (u64::from(self.piece_length), u64::from(BLOCK_LEN));
+        let files = self.by_start.iter().map(|&at| self.files[at as usize]);
+        let starts = files.clone().map(|placed| placed.start).chain([self.end]);
+        let gaps = [0].into_iter().chain(files.map(|placed| placed.start + placed.length)).zip(starts);
+        let gaps = gaps.filter(|(from, to)| self.has_padding() && from < to);
+        gaps.flat_map(move |(from, to)| {
+            let pieces = (from / unit) as u32..to.div_ceil(unit) as u32;
+            pieces.map(PieceIndex).flat_map(move |piece| {
+                let origin = self.piece_start(piece);
+                let first = from.saturating_sub(origin).div_ceil(block) as u32;
+                let blocks = (first..self.blocks_in(piece)).map(move |at| self.block_span(piece, BlockIndex(at)));
+                blocks.take_while(move |span| origin + span.end() <= to)
             })
         })
     }
@@ -262,6 +357,55 @@ mod tests {
                 prop_assert_eq!(in_piece, layout.piece_len(PieceIndex(piece)));
             }
             prop_assert_eq!(seen, lengths);
+            prop_assert!(!layout.has_padding() && layout.padding_blocks().next().is_none());
+        }
+
+        #[test]
+        fn parts_cover_files_and_padding(
+            piece_length in prop_oneof![1000u32..100_000, Just(BLOCK_LEN), Just(4 * BLOCK_LEN)],
+            runs in prop::collection::vec(prop_oneof![
+                (0u64..100_000).prop_map(Run::File), Just(Run::File(1)), (0u64..200_000).prop_map(Run::Padding),
+            ], 0..8),
+        ) {
+            let layout = Layout::with_padding(piece_length, &runs).unwrap();
+            // The line, byte by byte: the file that it belongs to.
+            let mut line: Vec<Option<u32>> = Vec::new();
+            let mut files = 0;
+            for run in &runs {
+                match run {
+                    Run::File(length) => {
+                        line.extend(vec![Some(files); *length as usize]);
+                        files += 1;
+                    }
+                    Run::Padding(length) => line.extend(vec![None; *length as usize]),
+                }
+            }
+            prop_assert_eq!(layout.pieces_length(), line.len() as u64);
+            prop_assert_eq!(layout.total_length(), line.iter().flatten().count() as u64);
+            let (mut at, mut padding_blocks) = (0, Vec::new());
+            for piece in (0..layout.piece_count()).map(PieceIndex) {
+                prop_assert!(layout.blocks_in(piece) <= layout.blocks_per_piece());
+                for block in 0..layout.blocks_in(piece) {
+                    let span = layout.block_span(piece, BlockIndex(block));
+                    prop_assert!(layout.is_block(span));
+                    let from = at;
+                    for part in layout.parts(span) {
+                        let (file, len) = match part {
+                            Part::File(slice) => (Some(slice.file.0), slice.len),
+                            Part::Padding(len) => (None, len),
+                        };
+                        prop_assert!(len > 0 && line[at..at + len as usize].iter().all(|owner| *owner == file));
+                        at += len as usize;
+                    }
+                    prop_assert_eq!(at - from, span.len as usize);
+                    if line[from..at].iter().all(Option::is_none) {
+                        padding_blocks.push(span);
+                    }
+                    prop_assert_eq!(layout.is_padding(span), padding_blocks.last() == Some(&span));
+                }
+            }
+            prop_assert_eq!(at, line.len());
+            prop_assert_eq!(layout.padding_blocks().collect::<Vec<_>>(), padding_blocks);
         }
 
         #[test]

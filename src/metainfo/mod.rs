@@ -4,28 +4,41 @@
 //! its signature, its paths and its hash trees. `schema/metainfo.md` describes the bytes. The room is pure: content
 //! to hash comes from a [`Source`], and nothing here opens a file or looks at a clock.
 
+mod bencode;
 mod create;
+mod create_torrent;
 mod decode;
 mod encode;
 mod entry;
 mod error;
+mod file_tree;
+mod foreign;
 mod hasher;
+mod hints;
 mod keys;
 mod layout;
 mod leaves;
 mod model;
+mod names;
+mod native;
 mod pass;
 mod path;
+mod torrent;
 mod tree;
 
 pub use create::{CreateError, CreateOptions, create, default_piece_length};
+pub use create_torrent::{TorrentOptions, create_torrent};
 pub use entry::{Entry, EntryKind};
 pub use error::MetainfoError;
 pub use hasher::PieceHasher;
+pub use hints::Hints;
 pub use keys::{KeyError, SecretKey};
-pub use layout::{Layout, LayoutError};
+pub use layout::{Layout, LayoutError, Part, Run};
 pub use leaves::{LeafError, LeafRequest};
-pub use model::{MAX_FILES, MAX_METAINFO_LEN, MAX_PIECE_LENGTH, MAX_PIECES, MIN_PIECE_LENGTH, Metainfo};
+pub use model::{
+    Form, MAX_FILES, MAX_METAINFO_LEN, MAX_PIECE_LENGTH, MAX_PIECES, MAX_TORRENT_LEN, MIN_PIECE_LENGTH, Metainfo,
+};
+pub use names::raw_name;
 pub use pass::{Cancelled, OnProgress, Source, verify_source};
 pub use path::{MAX_COMPONENT_LEN, MAX_COMPONENTS, MAX_PATH_LEN, PathError, TreePath};
 

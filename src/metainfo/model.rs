@@ -1,54 +1,112 @@
 //! The metainfo as a value.
 
-use bytes::Bytes;
-use sha1::Sha1;
-use sha2::{Digest as _, Sha256};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use super::entry::{check_symlinks, rename_conflicts};
-use super::tree::{Node, TreeKind, file_root};
-use super::{Entry, EntryKind, Layout, MetainfoError, SecretKey, TreePath, decode, encode, keys};
+use bytes::Bytes;
+
+use super::bencode::{Document, Value};
+use super::foreign::{self, Origin};
+use super::tree::Node;
+use super::{Entry, EntryKind, Hints, Layout, MetainfoError, SecretKey, decode, encode, native, raw_name, torrent};
 use crate::types::{
-    Digest, FileIndex, FileRoot, HashAlgorithm, InfoHash, InfoId, InfoSig, PeerAddr, PieceIndex, PublicKey, SwarmId,
+    Digest, FileIndex, FileRoot, HashAlgorithm, InfoHash, InfoId, InfoSig, Magnet, PeerAddr, PieceIndex, PublicKey,
+    SwarmId,
 };
 
-/// Bytes of the largest metainfo.
+/// Bytes of the largest `.knot` metainfo.
 pub const MAX_METAINFO_LEN: usize = 8 << 20;
+/// Bytes of the largest torrent file of another form, and of its `info`: 100,000 files with long paths fit.
+pub const MAX_TORRENT_LEN: usize = 32 << 20;
 /// Entries that a torrent may have; also directories.
 pub const MAX_FILES: usize = 1_000_000;
 /// Pieces that a torrent may have.
 pub const MAX_PIECES: usize = 2_000_000;
-/// Bytes of the smallest piece length.
+/// Bytes of the smallest piece length of a native torrent.
 pub const MIN_PIECE_LENGTH: u32 = 16 << 10;
-/// Bytes of the largest piece length.
+/// Bytes of the largest piece length of a native torrent.
 pub const MAX_PIECE_LENGTH: u32 = 64 << 20;
 
-/// A native metainfo, verified: its InfoHash is that of its `info`, its signature is the key's, its paths stay inside
-/// the torrent, and the roots of its files follow from its piece hashes.
+/// What kind of torrent it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// knot's own.
+    Native,
+    /// BitTorrent v1 (BEP 3).
+    V1,
+    /// BitTorrent v1 and v2 at once (BEP 52); read as v1.
+    Hybrid,
+    /// BitTorrent v2 only (BEP 52); can be looked at, not mounted.
+    V2,
+}
+
+impl Form {
+    /// Its name, for people and for `--json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "knot",
+            Self::V1 => "v1",
+            Self::Hybrid => "hybrid",
+            Self::V2 => "v2",
+        }
+    }
+}
+
+impl std::fmt::Display for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A metainfo, verified: its InfoHash is that of its `info`, its signature is the key's, its paths stay inside the
+/// torrent, there is a hash for each piece, and the roots of its files follow from its piece hashes. Only a torrent
+/// of [`Form::V2`] has no piece hashes: see [`Metainfo::check_mountable`].
 #[derive(Clone)]
 pub struct Metainfo {
-    bytes: Bytes,
-    info: Bytes,
-    info_hash: InfoHash,
-    signature: Option<(InfoSig, PublicKey)>,
-    created_at: Option<i64>,
-    peers: Vec<PeerAddr>,
-    name: String,
-    algorithm: HashAlgorithm,
-    layout: Layout,
+    parts: Parts,
+    hints: Arc<Hints>,
+}
+
+/// What the forms have in common.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) bytes: Bytes,
+    pub(super) info: Bytes,
+    pub(super) info_hash: InfoHash,
+    pub(super) signature: Option<(InfoSig, PublicKey)>,
+    pub(super) created_at: Option<i64>,
+    pub(super) peers: Vec<PeerAddr>,
+    pub(super) form: Form,
+    pub(super) name: String,
+    pub(super) algorithm: HashAlgorithm,
+    pub(super) layout: Layout,
     /// Digests end to end.
-    pieces: Vec<u8>,
-    entries: Vec<Entry>,
+    pub(super) pieces: Bytes,
+    pub(super) entries: Vec<Entry>,
     /// The non-empty files that have roots, by root.
-    by_root: Vec<(FileRoot, FileIndex)>,
+    pub(super) by_root: Vec<(FileRoot, FileIndex)>,
+    pub(super) foreign: Option<Arc<Extra>>,
+}
+
+/// What only foreign forms have.
+pub(super) struct Extra {
+    /// The name as it is in `info`; what stands for it where no file can be called that.
+    pub(super) raw_name: Vec<u8>,
+    /// SHA-256 of the `info` of a hybrid torrent.
+    pub(super) v2_hash: Option<InfoHash>,
+    pub(super) is_private: bool,
+    pub(super) is_single_file: bool,
+    pub(super) origins: Vec<Origin>,
+    pub(super) roots: Vec<Option<FileRoot>>,
 }
 
 impl Metainfo {
-    /// Reads and verifies a `.knot` envelope, as `schema/metainfo.md` describes it.
+    /// Reads and verifies a `.knot` envelope or a `.torrent` file, as `schema/metainfo.md` describes them.
     ///
     /// # Errors
-    /// When it is not one, breaks a limit, or anything in it does not verify.
+    /// When it is neither, breaks a limit, or anything in it does not verify.
     pub fn parse(bytes: &[u8]) -> Result<Self, MetainfoError> {
-        if bytes.len() > MAX_METAINFO_LEN {
+        if bytes.len() > MAX_TORRENT_LEN {
             return Err(MetainfoError::TooLarge { got: bytes.len() });
         }
         Self::from_bytes(Bytes::copy_from_slice(bytes))
@@ -59,40 +117,54 @@ impl Metainfo {
     /// # Errors
     /// As [`Metainfo::parse`].
     pub fn from_bytes(bytes: Bytes) -> Result<Self, MetainfoError> {
-        let envelope = decode::envelope(&bytes)?;
-        let info = decode::info(envelope.info)?;
-        let info_hash = check_info_hash(info.algorithm, &envelope)?;
-        let signature = check_signature(&envelope, &info_hash)?;
-        let name = TreePath::new(info.name)?;
-        if name.parent().is_some() {
-            return Err(MetainfoError::Field { key: "name", expected: "one name", got: format!("{name:?}") });
+        if bytes.len() > MAX_TORRENT_LEN {
+            return Err(MetainfoError::TooLarge { got: bytes.len() });
         }
-        let mut entries = info.entries;
-        let piece_length = check_piece_length(info.algorithm, info.piece_length)?;
-        let lengths: Vec<u64> = entries.iter().map(Entry::length).collect();
-        let layout = Layout::new(piece_length, info.algorithm.verifies_blocks(), &lengths)?;
-        check_pieces(info.algorithm, &layout, &info.pieces)?;
-        let pieces = info.pieces.concat();
-        let by_root = check_roots(info.algorithm, &layout, &pieces, &mut entries)?;
-        rename_conflicts(&mut entries)?;
-        check_symlinks(&entries)?;
-        let peers = envelope.peers.iter().filter_map(|peer| peer.parse().ok()).collect();
-        let (info_bytes, name) = (bytes.slice_ref(envelope.info), name.to_string());
-        let (algorithm, created_at) = (info.algorithm, envelope.created_at);
-        Ok(Self {
-            info: info_bytes,
-            info_hash,
-            signature,
-            created_at,
-            peers,
-            name,
-            algorithm,
-            layout,
-            pieces,
-            entries,
-            by_root,
-            bytes,
-        })
+        let doc = match Document::read(&bytes) {
+            Ok(doc) => doc,
+            // What the lenient reader cannot make out, the strict one can say what is wrong with.
+            Err(_) if bytes.len() <= MAX_METAINFO_LEN => {
+                return Ok(Self::new(native::read(bytes.clone())?, Hints::default()));
+            }
+            Err(error) => return Err(error),
+        };
+        let root = doc.root();
+        let hints = Hints::read(&root);
+        let info = root.get("info").filter(Value::is_dict);
+        let parts = match info.map(|info| (foreign::form_of(&info), info)) {
+            Some((form, info)) if form != Form::Native => torrent::read(bytes.clone(), &root, form, &info)?,
+            _ => native::read(bytes.clone())?,
+        };
+        Ok(Self::new(parts, hints))
+    }
+
+    /// The metainfo of a bare `info`, of any form, which must be all of `info`: what `ut_metadata` transfers (BEP 9).
+    /// Whether it is the one that was asked for, [`Metainfo::matches`] tells.
+    ///
+    /// # Errors
+    /// As [`Metainfo::parse`].
+    pub fn from_info_bytes(info: &[u8]) -> Result<Self, MetainfoError> {
+        if info.len() > MAX_TORRENT_LEN {
+            return Err(MetainfoError::TooLarge { got: info.len() });
+        }
+        let doc = Document::read(info)?;
+        let root = doc.root();
+        if root.raw().len() != info.len() {
+            return Err(MetainfoError::TrailingBytes { expected: root.raw().len(), got: info.len() });
+        }
+        let hash = match foreign::form_of(&root) {
+            Form::Native => {
+                let algorithm = root.get("piece hash algo").ok_or(MetainfoError::Missing("pieces"))?;
+                let algorithm = algorithm.as_text().unwrap_or_default().parse()?;
+                Some(native::hash_info(algorithm, info))
+            }
+            _ => None,
+        };
+        Self::from_bytes(encode::dictionary(&encode::bare(info.to_vec(), hash.as_ref())).into())
+    }
+
+    fn new(parts: Parts, hints: Hints) -> Self {
+        Self { parts, hints: Arc::new(hints) }
     }
 
     /// The same metainfo, signed by `key`; a signature that it has is replaced.
@@ -100,115 +172,208 @@ impl Metainfo {
     /// # Errors
     /// When it would become larger than a metainfo may be.
     pub fn sign(&self, key: &SecretKey) -> Result<Self, MetainfoError> {
-        let mut pairs = decode::pairs(&self.bytes)?;
-        encode::put_signature(&mut pairs, &key.public(), &key.sign(&self.info_hash));
+        let mut pairs = self.pairs()?;
+        encode::put_info_hash(&mut pairs, &self.info_hash());
+        encode::put_signature(&mut pairs, &key.public(), &key.sign(&self.info_hash()));
         Self::from_bytes(encode::dictionary(&pairs).into())
+    }
+
+    /// The same metainfo with other hints: what is hashed and signed stays.
+    ///
+    /// # Errors
+    /// When it would become larger than a metainfo may be.
+    pub fn with_hints(&self, hints: &Hints) -> Result<Self, MetainfoError> {
+        let mut pairs = self.pairs()?;
+        hints.put(&mut pairs);
+        Self::from_bytes(encode::dictionary(&pairs).into())
+    }
+
+    /// The envelope as it may be given to strangers: without URLs of trackers and web seeds, in which people have
+    /// their passwords, and without all else that is neither hashed nor signed but the date.
+    pub fn public_bytes(&self) -> Bytes {
+        let Ok(mut pairs) = self.pairs() else { return self.bytes().clone() };
+        let public = [&b"info"[..], b"infohash", b"infosig", b"infosig algo", b"pub key", b"creation date"];
+        pairs.retain(|key, _| public.contains(&key.as_slice()));
+        encode::put_info_hash(&mut pairs, &self.info_hash());
+        encode::dictionary(&pairs).into()
+    }
+
+    fn pairs(&self) -> Result<encode::Pairs, MetainfoError> {
+        if self.form() == Form::Native {
+            return decode::pairs(self.bytes());
+        }
+        let doc = Document::read(self.bytes())?;
+        let mut pairs = encode::Pairs::new();
+        for (key, value) in doc.root().pairs() {
+            pairs.entry(key.to_vec()).or_insert_with(|| value.raw().to_vec());
+        }
+        Ok(pairs)
+    }
+
+    /// What kind of torrent it is.
+    pub fn form(&self) -> Form {
+        self.parts.form
+    }
+
+    /// Whether its content can be fetched and read.
+    ///
+    /// # Errors
+    /// When it cannot: a pure v2 torrent, whose hash trees are not here.
+    pub fn check_mountable(&self) -> Result<(), MetainfoError> {
+        match self.form() {
+            Form::V2 => Err(MetainfoError::V2Only),
+            Form::Native | Form::V1 | Form::Hybrid => Ok(()),
+        }
     }
 
     /// The whole envelope, as it came.
     pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+        &self.parts.bytes
     }
 
     /// The bencoded `info`, as it came: what the InfoHash is the hash of.
     pub fn info_bytes(&self) -> &Bytes {
-        &self.info
+        &self.parts.info
     }
 
-    /// The hash of `info`.
+    /// The hash of `info`: SHA-1 of v1 and hybrid torrents, SHA-256 of v2 ones, and as the algorithm says of native
+    /// ones.
     pub fn info_hash(&self) -> InfoHash {
-        self.info_hash
+        self.parts.info_hash
+    }
+
+    /// The v2 infohash of a hybrid or v2 torrent.
+    pub fn v2_info_hash(&self) -> Option<InfoHash> {
+        match self.form() {
+            Form::V2 => Some(self.info_hash()),
+            _ => self.parts.foreign.as_ref()?.v2_hash,
+        }
     }
 
     /// The publisher's signature of the InfoHash, if it is signed.
     pub fn info_sig(&self) -> Option<InfoSig> {
-        self.signature.map(|(sig, _)| sig)
+        self.parts.signature.map(|(sig, _)| sig)
     }
 
     /// The publisher's key, if it is signed.
     pub fn public_key(&self) -> Option<PublicKey> {
-        self.signature.map(|(_, key)| key)
+        self.parts.signature.map(|(_, key)| key)
     }
 
     /// The InfoSig if it is signed, else the InfoHash.
     pub fn info_id(&self) -> InfoId {
-        self.info_sig().map_or(InfoId::Hash(self.info_hash), InfoId::Sig)
+        self.info_sig().map_or(InfoId::Hash(self.parts.info_hash), InfoId::Sig)
     }
 
-    /// The swarms that it is served in, the InfoID's first.
+    /// The swarms that it is served in, the InfoID's first. A native one's are named after SHA-1 of its ids, those of
+    /// ordinary torrents by the infohash as it is, so that ordinary clients are in them.
     pub fn swarm_ids(&self) -> Vec<SwarmId> {
-        let sig = self.info_sig().map(InfoId::Sig);
-        sig.into_iter().chain([InfoId::Hash(self.info_hash)]).map(|id| id.swarm_id()).collect()
+        let sig = self.info_sig().map(|sig| InfoId::Sig(sig).swarm_id());
+        let hash = match self.form() {
+            Form::Native => InfoId::Hash(self.info_hash()).swarm_id(),
+            Form::V1 | Form::Hybrid | Form::V2 => self.info_hash().swarm_id(),
+        };
+        let v2 = self.v2_info_hash().map(|hash| hash.swarm_id()).filter(|swarm| *swarm != hash);
+        sig.into_iter().chain([hash]).chain(v2).collect()
     }
 
     /// Whether `id` names it: its InfoHash, or its InfoSig.
     pub fn matches(&self, id: &InfoId) -> bool {
         match id {
-            InfoId::Hash(hash) => *hash == self.info_hash,
+            InfoId::Hash(hash) => *hash == self.info_hash() || Some(*hash) == self.v2_info_hash(),
             InfoId::Sig(sig) => self.info_sig().as_ref() == Some(sig),
         }
     }
 
+    /// A link to it, with what the hints say.
+    pub fn magnet(&self) -> Magnet {
+        let v1 = (self.info_hash().as_bytes().len() == 20).then(|| self.info_hash());
+        let ordinary = match self.form() {
+            Form::Native => None,
+            _ => Magnet::ordinary(v1, self.v2_info_hash()),
+        };
+        let mut magnet = ordinary.unwrap_or_else(|| Magnet::new(self.info_id()));
+        magnet.id = self.info_id();
+        magnet.display_name = Some(self.name().to_owned());
+        magnet.trackers = self.hints().trackers.concat();
+        magnet.web_seeds = self.hints().web_seeds.clone();
+        magnet.peers = self.peers().iter().map(ToString::to_string).collect();
+        magnet
+    }
+
     /// The name of the torrent: one name, fit for a file.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.parts.name
     }
 
     /// Whether it is a single file with the torrent's own name, not a directory.
     pub fn is_single_file(&self) -> bool {
-        matches!(&self.entries[..], [only] if only.is_file() && only.path.as_str() == self.name)
+        match &self.parts.foreign {
+            Some(foreign) => foreign.is_single_file,
+            None => matches!(self.entries(), [only] if only.is_file() && only.path.as_str() == self.name()),
+        }
     }
 
     /// How pieces, and `info`, are hashed.
     pub fn algorithm(&self) -> HashAlgorithm {
-        self.algorithm
+        self.parts.algorithm
     }
 
     /// Bytes of every piece but short ones.
     pub fn piece_length(&self) -> u32 {
-        self.layout.piece_length()
+        self.parts.layout.piece_length()
     }
 
     /// How many pieces there are.
     pub fn piece_count(&self) -> u32 {
-        self.layout.piece_count()
+        self.parts.layout.piece_count()
     }
 
     /// The hash of `piece`; `None` if there is no such piece.
     pub fn piece_hash(&self, piece: PieceIndex) -> Option<Digest> {
-        let len = self.algorithm.digest_len();
+        let len = self.parts.algorithm.digest_len();
         let start = (piece.0 as usize).checked_mul(len)?;
-        Digest::from_slice(self.pieces.get(start..start.checked_add(len)?)?)
+        Digest::from_slice(self.parts.pieces.get(start..start.checked_add(len)?)?)
     }
 
     /// Files, empty directories and symlinks; a [`FileIndex`] counts them.
     pub fn entries(&self) -> &[Entry] {
-        &self.entries
+        &self.parts.entries
     }
 
     /// The entry with index `file`.
     pub fn entry(&self, file: FileIndex) -> Option<&Entry> {
-        self.entries.get(file.0 as usize)
+        self.parts.entries.get(file.0 as usize)
     }
 
     /// Where the files lie on the pieces; entries other than files have no bytes.
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        &self.parts.layout
     }
 
     /// Bytes of all files.
     pub fn total_length(&self) -> u64 {
-        self.layout.total_length()
+        self.parts.layout.total_length()
+    }
+
+    /// Whether its publisher wants it to be found through its trackers alone (BEP 27).
+    pub fn is_private(&self) -> bool {
+        self.parts.foreign.as_ref().is_some_and(|foreign| foreign.is_private)
+    }
+
+    /// Where to find it, and who made it. Neither hashed nor signed: anyone may have put it there.
+    pub fn hints(&self) -> &Hints {
+        &self.hints
     }
 
     /// When it was made, in seconds since 1970. Neither hashed nor signed.
     pub fn created_at(&self) -> Option<i64> {
-        self.created_at
+        self.parts.created_at
     }
 
     /// Peers that the envelope suggests. Neither hashed nor signed: anyone may have put them there.
     pub fn peers(&self) -> &[PeerAddr] {
-        &self.peers
+        &self.parts.peers
     }
 
     /// The root of `file`, in a torrent with hash trees; `None` of empty files and what is no file.
@@ -219,121 +384,78 @@ impl Metainfo {
         }
     }
 
+    /// What a hybrid or v2 torrent says is the BEP 52 root of `file`. It is as good as the publisher's word: what v1
+    /// hashes verify need not have that root, so content must not be shared by it. It is left out where the two forms
+    /// of a hybrid torrent are not of the same files.
+    pub fn claimed_root(&self, file: FileIndex) -> Option<FileRoot> {
+        *self.parts.foreign.as_ref()?.roots.get(file.0 as usize)?
+    }
+
+    /// The files that a selection names (BEP 53), which counts files as the torrent lists them, padding included.
+    pub fn selected(&self, numbers: &[RangeInclusive<u32>]) -> Vec<FileIndex> {
+        let number = |at: u32| match &self.parts.foreign {
+            Some(foreign) => foreign.origins.get(at as usize).map_or(at, |origin| origin.number),
+            None => at,
+        };
+        let all =
+            (0..self.entries().len() as u32).filter(|at| numbers.iter().any(|range| range.contains(&number(*at))));
+        all.map(FileIndex).collect()
+    }
+
+    /// The names of an entry's path below the torrent's own directory, byte for byte as the torrent spells them: what
+    /// the file is called where it comes from. Those that no path can have are left out.
+    pub fn raw_path(&self, file: FileIndex) -> Option<Vec<Vec<u8>>> {
+        let entry = self.entry(file)?;
+        let Some(foreign) = &self.parts.foreign else {
+            return Some(entry.path.components().map(|name| name.into()).collect());
+        };
+        if foreign.is_single_file {
+            return Some(vec![foreign.raw_name.clone()]);
+        }
+        if self.form() == Form::V2 {
+            return Some(entry.path.components().map(raw_name).collect());
+        }
+        let dictionary = foreign.origins.get(file.0 as usize)?.dictionary.clone();
+        foreign::raw_path(self.info_bytes().get(dictionary.start as usize..dictionary.end as usize)?)
+    }
+
+    /// Where the web seed `base` has `file` (BEP 19), names spelt as the torrent spells them. `None` of what is no
+    /// file of a v1 or hybrid torrent.
+    pub fn web_seed_url(&self, base: &str, file: FileIndex) -> Option<String> {
+        self.entry(file).filter(|entry| entry.is_file())?;
+        let foreign = self.parts.foreign.as_ref().filter(|_| self.form() != Form::V2)?;
+        if foreign.is_single_file && !base.ends_with('/') {
+            return Some(base.to_owned());
+        }
+        let mut names = self.raw_path(file)?;
+        if !foreign.is_single_file {
+            names.insert(0, foreign.raw_name.clone());
+        }
+        let mut url = base.trim_end_matches('/').to_owned();
+        for name in names {
+            url.push('/');
+            encode::put_percent(&mut url, &name);
+        }
+        Some(url)
+    }
+
     /// The root of the file that `piece` belongs to, in a torrent with hash trees.
     pub(super) fn root_of_piece(&self, piece: PieceIndex) -> Option<Node> {
-        let (file, _) = self.layout.file_of_piece(piece)?;
+        let (file, _) = self.parts.layout.file_of_piece(piece)?;
         self.file_root(file).map(|root| root.0)
     }
 
     /// The files with `root`, in order.
     pub(super) fn files_with_root(&self, root: &Node) -> impl Iterator<Item = FileIndex> + '_ {
         let root = FileRoot(*root);
-        let first = self.by_root.partition_point(|(other, _)| *other < root);
-        self.by_root[first..].iter().take_while(move |(other, _)| *other == root).map(|(_, file)| *file)
+        let first = self.parts.by_root.partition_point(|(other, _)| *other < root);
+        self.parts.by_root[first..].iter().take_while(move |(other, _)| *other == root).map(|(_, file)| *file)
     }
 }
 
 impl std::fmt::Debug for Metainfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (id, name, files) = (self.info_id(), &self.name, self.entries.len());
-        write!(f, "Metainfo({id} {name:?}, {files} entries, {} pieces)", self.piece_count())
+        let (id, name, files) = (self.info_id(), self.name(), self.entries().len());
+        write!(f, "Metainfo({id} {} {name:?}, {files} entries, {} pieces)", self.form(), self.piece_count())
     }
-}
-
-/// The hash of a bencoded `info` in a torrent of `algorithm`.
-pub(super) fn hash_info(algorithm: HashAlgorithm, info: &[u8]) -> InfoHash {
-    InfoHash(match algorithm {
-        HashAlgorithm::Sha1 => Digest::from(<[u8; 20]>::from(Sha1::digest(info))),
-        HashAlgorithm::Sha256 | HashAlgorithm::Sha256Merkle => Digest::from(<[u8; 32]>::from(Sha256::digest(info))),
-        HashAlgorithm::Blake3 => Digest::from(*blake3::hash(info).as_bytes()),
-    })
-}
-
-fn check_info_hash(algorithm: HashAlgorithm, envelope: &decode::Envelope<'_>) -> Result<InfoHash, MetainfoError> {
-    let expected = InfoHash::from_slice(envelope.info_hash).ok_or_else(|| MetainfoError::Field {
-        key: "infohash",
-        expected: "20 or 32 bytes",
-        got: format!("{} bytes", envelope.info_hash.len()),
-    })?;
-    match hash_info(algorithm, envelope.info) {
-        got if got == expected => Ok(got),
-        got => Err(MetainfoError::InfoHash { expected, got }),
-    }
-}
-
-fn check_signature(
-    envelope: &decode::Envelope<'_>,
-    info_hash: &InfoHash,
-) -> Result<Option<(InfoSig, PublicKey)>, MetainfoError> {
-    let wrong = |key, expected, got: &[u8]| MetainfoError::Field { key, expected, got: format!("{} bytes", got.len()) };
-    let (sig, key) = match (envelope.info_sig, envelope.pub_key) {
-        (None, None) => return Ok(None),
-        (Some(_), None) => return Err(MetainfoError::Missing("pub key")),
-        (None, Some(_)) => return Err(MetainfoError::Missing("infosig")),
-        (Some(sig), Some(key)) => (sig, key),
-    };
-    if let Some(algo) = envelope.info_sig_algo.filter(|algo| *algo != b"ed25519") {
-        let algo = super::path::shorten(&String::from_utf8_lossy(algo));
-        return Err(MetainfoError::SignatureAlgorithm(algo));
-    }
-    let sig = InfoSig(sig.try_into().map_err(|_| wrong("infosig", "64 bytes", sig))?);
-    let key = PublicKey(key.try_into().map_err(|_| wrong("pub key", "32 bytes", key))?);
-    match keys::verify(&key, info_hash, &sig) {
-        true => Ok(Some((sig, key))),
-        false => Err(MetainfoError::Signature { public_key: key.to_string() }),
-    }
-}
-
-fn check_piece_length(algorithm: HashAlgorithm, digits: &str) -> Result<u32, MetainfoError> {
-    let power_of_two = algorithm.verifies_blocks();
-    let fits = |length: &u32| {
-        (MIN_PIECE_LENGTH..=MAX_PIECE_LENGTH).contains(length) && (!power_of_two || length.is_power_of_two())
-    };
-    let error = || MetainfoError::PieceLength { power_of_two, got: super::path::shorten(digits) };
-    digits.parse().ok().filter(fits).ok_or_else(error)
-}
-
-fn check_pieces(algorithm: HashAlgorithm, layout: &Layout, pieces: &[&[u8]]) -> Result<(), MetainfoError> {
-    let count = layout.piece_count();
-    if count as usize > MAX_PIECES || u64::from(count) * u64::from(layout.blocks_per_piece()) > u64::from(u32::MAX) {
-        return Err(MetainfoError::TooManyPieces);
-    }
-    if pieces.len() != count as usize {
-        return Err(MetainfoError::PieceCount { expected: count, got: pieces.len() });
-    }
-    let expected = if algorithm.digest_len() == 20 { "hashes of 20 bytes" } else { "hashes of 32 bytes" };
-    match pieces.iter().find(|piece| piece.len() != algorithm.digest_len()) {
-        Some(odd) => Err(MetainfoError::Field { key: "pieces", expected, got: format!("{} bytes", odd.len()) }),
-        None => Ok(()),
-    }
-}
-
-/// Gives each file the root that its piece hashes have, and no other: whoever could choose a root could make one
-/// file pass for another in a cache that is shared by root.
-fn check_roots(
-    algorithm: HashAlgorithm,
-    layout: &Layout,
-    pieces: &[u8],
-    entries: &mut [Entry],
-) -> Result<Vec<(FileRoot, FileIndex)>, MetainfoError> {
-    let kind = TreeKind::of(algorithm);
-    let (nodes, _) = pieces.as_chunks::<32>();
-    let mut by_root = Vec::new();
-    for (entry, index) in entries.iter_mut().zip(0..) {
-        let EntryKind::File { root, length, .. } = &mut entry.kind else { continue };
-        let (Some(kind), 1..) = (kind, *length) else {
-            *root = None;
-            continue;
-        };
-        let range = layout.pieces_of(FileIndex(index));
-        let mut nodes = nodes[range.start as usize..range.end as usize].to_vec();
-        let computed = FileRoot(file_root(kind, layout.blocks_per_piece(), &mut nodes));
-        if let Some(got) = root.replace(computed).filter(|got| *got != computed) {
-            let path = super::path::shorten(entry.path.as_str());
-            return Err(MetainfoError::Root { path, expected: computed.to_string(), got: got.to_string() });
-        }
-        by_root.push((computed, FileIndex(index)));
-    }
-    by_root.sort_unstable();
-    Ok(by_root)
 }

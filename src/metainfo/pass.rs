@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use super::{Layout, Metainfo, PieceHasher};
+use super::{Layout, Metainfo, Part, PieceHasher};
 use crate::types::{Bitfield, BlockSpan, Digest, FileIndex, FileSlice, HashAlgorithm, PieceIndex};
 
 /// Bytes that a worker reads at once: a multiple of the block length, so that blocks are hashed where they lie.
@@ -140,11 +140,19 @@ impl Pass<'_> {
         for begin in (0..piece_len).step_by(READ_LEN as usize) {
             let span = BlockSpan { piece, begin, len: READ_LEN.min(piece_len - begin) };
             let mut filled = 0;
-            for slice in self.layout.slices(span) {
-                let part = &mut buf[filled..filled + slice.len as usize];
-                let read = self.source.read_at(slice.file, slice.offset, part);
-                read.map_err(|error| Stop::Unreadable { slice, error })?;
-                filled += part.len();
+            for part in self.layout.parts(span) {
+                filled += match part {
+                    Part::File(slice) => {
+                        let into = &mut buf[filled..filled + slice.len as usize];
+                        let read = self.source.read_at(slice.file, slice.offset, into);
+                        read.map_err(|error| Stop::Unreadable { slice, error })?;
+                        into.len()
+                    }
+                    Part::Padding(len) => {
+                        buf[filled..filled + len as usize].fill(0);
+                        len as usize
+                    }
+                };
             }
             hasher.update(&buf[..filled]);
             let hashed = shared.hashed.fetch_add(filled as u64, Ordering::Relaxed) + filled as u64;

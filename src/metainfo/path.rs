@@ -35,6 +35,12 @@ impl TreePath {
         }
     }
 
+    /// The path of names that have been made fit: within all limits, and none of them special.
+    pub(super) fn of_names(names: &[String]) -> Self {
+        debug_assert!(Self::new(&names.join("/")).is_ok());
+        Self(names.join("/").into())
+    }
+
     /// The path, names joined by `/`.
     pub fn as_str(&self) -> &str {
         &self.0

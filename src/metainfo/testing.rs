@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 
-use super::{CreateOptions, Entry, EntryKind, Metainfo, Source, TreePath, create, encode, model};
+use super::{CreateOptions, Entry, EntryKind, Metainfo, Source, TreePath, create, encode, native};
 use crate::types::{FileIndex, HashAlgorithm};
 
 /// The bytes of every entry, by index.
@@ -148,6 +148,6 @@ pub(crate) fn info_of(algorithm: HashAlgorithm, path: &str) -> Value {
 
 /// The envelope around `info`, with the InfoHash that `algorithm` gives it.
 pub(crate) fn envelope_of(algorithm: HashAlgorithm, info: &Value) -> Value {
-    let hash = model::hash_info(algorithm, &info.encode());
+    let hash = native::hash_info(algorithm, &info.encode());
     Value::dict([("info", info.clone()), ("infohash", hash.as_bytes().into())])
 }

@@ -1,6 +1,8 @@
 //! What the room promises, against independent truth.
 
 mod create;
+mod create_torrent;
 mod hashing;
 mod hostile;
+mod torrent;
 mod vector;
