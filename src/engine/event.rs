@@ -129,7 +129,8 @@ pub enum Input {
         /// Whether its hash matched.
         outcome: PieceOutcome,
     },
-    /// Storage gave up verified blocks (eviction, a damaged cache, a changed source): they are missing again.
+    /// Storage gave up a piece (eviction, a damaged cache, a changed source): all its blocks are missing again,
+    /// verified or not. To be put in before a read that found them gone is tried again.
     Lost {
         /// Which torrent.
         torrent: TorrentKey,
@@ -190,34 +191,7 @@ pub enum Prefetch {
     All,
 }
 
-/// What became of a block that storage was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It matched its leaf hash and can be read.
-    Verified,
-    /// It was written, but nothing to verify it with is known yet: readers do not see it.
-    Unverified,
-    /// It did not match its leaf hash and was thrown away.
-    Corrupt,
-    /// It could not be kept: it is missing again.
-    Failed,
-}
-
-/// What became of a piece that storage was asked to check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PieceOutcome {
-    /// Its hash matched: all its blocks are verified now.
-    Verified,
-    /// Its hash did not match, and leaf hashes to blame blocks with are not known.
-    Corrupt,
-    /// Its leaf hashes are known: these blocks did not match, the other received ones are verified now.
-    Blocks {
-        /// The ones that did not match.
-        corrupt: Vec<BlockSpan>,
-    },
-    /// It could not be read back: all its unverified blocks are missing again.
-    Failed,
-}
+pub use crate::types::{PieceOutcome, Verdict};
 
 /// Something to do.
 #[derive(Debug)]
@@ -358,4 +332,3 @@ pub enum ReadError {
     #[error("the file was closed while a read was waiting")]
     Closed,
 }
-

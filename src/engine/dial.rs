@@ -1,0 +1,208 @@
+//! Addresses of a torrent's peers, and which to dial when.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::types::{ConnId, NodeName, PeerAddr, PeerIdentity};
+
+/// An address.
+#[derive(Clone, Debug)]
+struct Candidate {
+    state: State,
+    /// Dials in a row that came to nothing.
+    failures: u32,
+    tried: Option<Instant>,
+    /// Who is there, once known.
+    identity: Option<PeerIdentity>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Dialing,
+    Connected(ConnId),
+}
+
+/// Back-off before the second dial; doubles with each failure.
+const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
+const MAX_BACK_OFF: Duration = Duration::from_secs(300);
+/// While somebody waits for peers the back-off is this at most.
+const URGENT_BACK_OFF: Duration = Duration::from_secs(4);
+/// A dial whose end nobody tells is over after this.
+const DIAL_BOUND: Duration = Duration::from_secs(60);
+
+/// All known addresses of a torrent.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Candidates {
+    all: BTreeMap<PeerAddr, Candidate>,
+}
+
+impl Candidates {
+    /// A source named an address. The worst idle one makes room for it.
+    pub(super) fn found(&mut self, addr: PeerAddr, limit: usize) {
+        if self.all.contains_key(&addr) {
+            return;
+        }
+        if self.all.len() >= limit {
+            let idle = self.all.iter().filter(|(_, one)| one.state == State::Idle);
+            let worst = idle.max_by_key(|(_, one)| one.failures).filter(|(_, one)| one.failures > 0);
+            let Some(worst) = worst.map(|(addr, _)| addr.clone()) else { return };
+            self.all.remove(&worst);
+        }
+        let identity = identity_in(&addr);
+        self.all.insert(addr, Candidate { state: State::Idle, failures: 0, tried: None, identity });
+    }
+
+    /// Forgets an address for good: it is our own.
+    pub(super) fn forget(&mut self, addr: &PeerAddr) {
+        self.all.remove(addr);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn dialing(&self) -> usize {
+        self.all.values().filter(|one| one.state == State::Dialing).count()
+    }
+
+    /// Addresses to dial now, `limit` at most, one for each peer; they count as being dialled. `unwanted` peers are
+    /// left out.
+    pub(super) fn dial(
+        &mut self,
+        now: Instant,
+        limit: usize,
+        urgent: bool,
+        unwanted: impl Fn(&PeerIdentity) -> bool,
+    ) -> Vec<PeerAddr> {
+        let max = if urgent { URGENT_BACK_OFF } else { MAX_BACK_OFF };
+        for one in self.all.values_mut() {
+            let lost = one.state == State::Dialing
+                && one.tried.is_some_and(|at| now.saturating_duration_since(at) > DIAL_BOUND);
+            if lost {
+                (one.state, one.failures) = (State::Idle, one.failures + 1);
+            }
+        }
+        let mut busy: Vec<_> = self.all.values().filter(|one| one.state == State::Dialing).collect();
+        let mut due: Vec<_> = self
+            .all
+            .iter()
+            .filter(|(_, one)| one.state == State::Idle && one.is_due(now, max))
+            .filter(|(_, one)| !one.identity.as_ref().is_some_and(&unwanted))
+            .collect();
+        // Streams over TCP carry more than those over QUIC.
+        due.sort_by_key(|(addr, one)| (one.failures, is_quic(addr), *addr));
+        let mut chosen = Vec::new();
+        for (addr, one) in due {
+            let same = |other: &&Candidate| one.identity.is_some() && other.identity == one.identity;
+            if chosen.len() < limit && !busy.iter().any(same) {
+                chosen.push(addr.clone());
+                busy.push(one);
+            }
+        }
+        for addr in &chosen {
+            if let Some(one) = self.all.get_mut(addr) {
+                (one.state, one.tried) = (State::Dialing, Some(now));
+            }
+        }
+        chosen
+    }
+
+    /// A dial came to nothing.
+    pub(super) fn failed(&mut self, addr: &PeerAddr) {
+        if let Some(one) = self.all.get_mut(addr).filter(|one| one.state == State::Dialing) {
+            (one.state, one.failures) = (State::Idle, one.failures.saturating_add(1));
+        }
+    }
+
+    /// A dial succeeded.
+    pub(super) fn connected(&mut self, addr: &PeerAddr, conn: ConnId, identity: &PeerIdentity) {
+        if let Some(one) = self.all.get_mut(addr) {
+            (one.state, one.identity) = (State::Connected(conn), Some(identity.clone()));
+        }
+    }
+
+    /// A connection is over. `useful`: it lasted or brought something, so that an early try is worth it.
+    pub(super) fn disconnected(&mut self, now: Instant, addr: &PeerAddr, conn: ConnId, useful: bool) {
+        if let Some(one) = self.all.get_mut(addr).filter(|one| one.state == State::Connected(conn)) {
+            one.failures = if useful { 1 } else { one.failures.saturating_add(1) };
+            (one.state, one.tried) = (State::Idle, Some(now));
+        }
+    }
+}
+
+impl Candidate {
+    fn is_due(&self, now: Instant, max: Duration) -> bool {
+        let Some(tried) = self.tried else { return true };
+        let wait = FIRST_BACK_OFF.saturating_mul(1 << self.failures.saturating_sub(1).min(16)).min(max);
+        self.failures == 0 || now.saturating_duration_since(tried) >= wait
+    }
+}
+
+fn is_quic(addr: &PeerAddr) -> bool {
+    matches!(addr, PeerAddr::Libp2p(text) if text.contains("/quic"))
+}
+
+/// The peer that an address promises.
+fn identity_in(addr: &PeerAddr) -> Option<PeerIdentity> {
+    match addr {
+        PeerAddr::Libp2p(text) => {
+            let (_, name) = text.rsplit_once("/p2p/")?;
+            Some(PeerIdentity::Node(NodeName(name.to_owned())))
+        }
+        PeerAddr::Memory(port) => Some(PeerIdentity::Memory(*port)),
+        PeerAddr::Socket(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn addr(text: &str) -> PeerAddr {
+        PeerAddr::Libp2p(text.to_owned())
+    }
+
+    #[test]
+    fn failures_back_off_and_urgency_shortens_it() {
+        let (start, mut all) = (Instant::now(), Candidates::default());
+        all.found(addr("/a"), 10);
+        let mut now = start;
+        for failures in 1..8u32 {
+            assert_eq!(all.dial(now, 9, false, |_| false).len(), 1);
+            assert!(all.dial(now + 5 * S, 9, false, |_| false).is_empty(), "already being dialled");
+            all.failed(&addr("/a"));
+            let wait = S * (1 << (failures - 1));
+            assert!(all.dial(now + wait - S / 10, 9, false, |_| false).is_empty());
+            now += wait;
+        }
+        assert_eq!(all.dial(now - 50 * S, 9, true, |_| false).len(), 1);
+    }
+
+    #[test]
+    fn one_address_of_a_peer_at_a_time_and_tcp_first() {
+        let (now, mut all) = (Instant::now(), Candidates::default());
+        for text in ["/ip4/1.2.3.4/udp/1/quic-v1/p2p/A", "/ip4/1.2.3.4/tcp/1/p2p/A", "/ip4/1.2.3.4/tcp/1/p2p/B"] {
+            all.found(addr(text), 10);
+        }
+        let unwanted = |identity: &PeerIdentity| identity.to_string() == "B";
+        assert_eq!(all.dial(now, 9, false, unwanted), [addr("/ip4/1.2.3.4/tcp/1/p2p/A")]);
+        all.failed(&addr("/ip4/1.2.3.4/tcp/1/p2p/A"));
+        assert_eq!(all.dial(now, 9, false, unwanted), [addr("/ip4/1.2.3.4/udp/1/quic-v1/p2p/A")]);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_failing_addresses_make_room() {
+        let (now, mut all) = (Instant::now(), Candidates::default());
+        for at in 0..5 {
+            all.found(addr(&format!("/{at}")), 3);
+        }
+        assert_eq!(all.len(), 3);
+        all.dial(now, 1, false, |_| false);
+        all.failed(&addr("/0"));
+        all.found(addr("/new"), 3);
+        assert_eq!(all.dial(now, 9, false, |_| false), [addr("/1"), addr("/2"), addr("/new")]);
+    }
+}

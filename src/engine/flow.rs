@@ -1,0 +1,356 @@
+//! What is asked of one peer: requests in flight, how many may be, and when the next one would be answered.
+//!
+//! Every request ends: with its block, a reject, a disconnect, or as a *tombstone*. A tombstone remembers a request
+//! that nobody waits for any more (cancelled, or given to another peer), so that its block is not taken for an
+//! unsolicited one when it arrives all the same.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::meter::DeliveryRate;
+use crate::types::{BLOCK_LEN, BlockSpan};
+
+/// A request that has been sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    /// Running block number.
+    pub(super) number: u32,
+    pub(super) span: BlockSpan,
+    pub(super) sent: Instant,
+    /// When the estimate of that time said it would arrive.
+    pub(super) due: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tombstone {
+    number: u32,
+    at: Instant,
+}
+
+/// What a peer's message about a block refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// A request in flight.
+    Request,
+    /// One that was given up.
+    Tombstone,
+    /// Nothing that was asked, as far as is remembered.
+    Unknown,
+}
+
+/// Requests that a peer which says nothing is taken to queue; what most clients allow.
+const DEFAULT_REQUEST_QUEUE: u32 = 250;
+/// Requests to all peers of which nothing is measured, before anything is known of them.
+const FIRST_DEPTH: u32 = 16;
+const LEAST_DEPTH: u32 = 2;
+/// Bytes a second from which the pipeline is never shallower than [`FAST_DEPTH`]: the estimates are then finer than
+/// the jitter of two busy machines.
+const FAST_RATE: f64 = 20e6;
+const FAST_DEPTH: u32 = 128;
+/// Requests of a stream, whatever its rate: 16 MiB.
+const MAX_STREAM_DEPTH: u32 = 1024;
+const STREAM_SLACK_S: f64 = 0.3;
+const BULK_SLACK_S: f64 = 3.0;
+/// Taken for the delay and the rate of a peer that nothing is known of.
+const GUESSED_DELAY_S: f64 = 0.15;
+const GUESSED_RATE: f64 = 1e6;
+const MAX_TOMBSTONES: usize = 4096;
+/// How long a tombstone can stop the peer from being asked for the block again.
+const TOMBSTONE_LIFE: Duration = Duration::from_secs(30);
+const MIN_STALL: Duration = Duration::from_secs(2);
+const FIRST_STALL: Duration = Duration::from_secs(5);
+const MAX_STALL: Duration = Duration::from_secs(20);
+
+/// The requests to one peer.
+#[derive(Clone, Debug)]
+pub(super) struct Flow {
+    /// Whether the peer answers every request, cancelled ones too (BEP 6).
+    fast: bool,
+    requests: VecDeque<Request>,
+    tombstones: VecDeque<Tombstone>,
+    /// Tombstones were forgotten: an unknown block proves nothing any more.
+    pub(super) forgetful: bool,
+    delivery: DeliveryRate,
+    /// Shortest time from a request to its block, ever.
+    min_delay: Option<Duration>,
+    /// Mean deviation of arrivals from what was expected, in seconds.
+    deviation: f64,
+    slow_start: Option<SlowStart>,
+    /// Requests that the peer queues.
+    peer_queue: u32,
+    /// Last block, or first request after idleness.
+    pub(super) progress: Option<Instant>,
+    /// Stalls since the last block; a peer that stalls is asked for one block at a time.
+    pub(super) stalls: u32,
+}
+
+#[derive(Clone, Debug)]
+struct SlowStart {
+    depth: u32,
+    checked: Option<Instant>,
+    rate: f64,
+}
+
+impl Flow {
+    pub(super) fn new(fast: bool) -> Self {
+        Self {
+            fast,
+            requests: VecDeque::new(),
+            tombstones: VecDeque::new(),
+            forgetful: false,
+            delivery: DeliveryRate::new(),
+            min_delay: None,
+            deviation: 0.0,
+            slow_start: Some(SlowStart { depth: FIRST_DEPTH / 2, checked: None, rate: 0.0 }),
+            peer_queue: DEFAULT_REQUEST_QUEUE,
+            progress: None,
+            stalls: 0,
+        }
+    }
+
+    /// The peer said how many requests it queues.
+    pub(super) fn set_peer_queue(&mut self, requests: u32) {
+        self.peer_queue = requests.max(1);
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.requests.len()
+    }
+
+    pub(super) fn requests(&self) -> impl Iterator<Item = &Request> {
+        self.requests.iter()
+    }
+
+    /// Whether an answer about the block is still due: asking again would make it ambiguous.
+    pub(super) fn knows(&self, number: u32) -> bool {
+        self.find(number).is_some() || self.knows_tombstone(number)
+    }
+
+    /// Whether an answer is due to a request that was given up.
+    pub(super) fn knows_tombstone(&self, number: u32) -> bool {
+        self.fast && self.tombstones.iter().any(|tomb| tomb.number == number)
+    }
+
+    /// Requests that may be in flight whatever the rate: what the peer queues, `cap` at most.
+    pub(super) fn limit(&self, cap: u32) -> u32 {
+        cap.min(self.peer_queue.saturating_sub(self.unanswered_tombstones()).max(1))
+    }
+
+    pub(super) fn find(&self, number: u32) -> Option<&Request> {
+        self.requests.iter().find(|request| request.number == number)
+    }
+
+    pub(super) fn sent(&mut self, now: Instant, number: u32, span: BlockSpan) {
+        if self.requests.is_empty() {
+            self.delivery.busy_from(now, self.min_delay.unwrap_or_default());
+            self.progress = Some(now);
+        }
+        let due = now + Duration::from_secs_f64(self.eta(now, GUESSED_RATE).min(3600.0));
+        self.requests.push_back(Request { number, span, sent: now, due });
+    }
+
+    /// A block came. Measures, if it was asked for.
+    pub(super) fn arrived(&mut self, now: Instant, number: u32, len: u32) -> Answered {
+        let answered = self.forget(number);
+        let Some(request) = answered.1 else { return answered.0 };
+        self.stalls = 0;
+        self.progress = Some(now);
+        let delay = now.saturating_duration_since(request.sent);
+        self.min_delay = Some(self.min_delay.map_or(delay, |least| least.min(delay)));
+        let late = now.saturating_duration_since(request.due).as_secs_f64();
+        self.deviation += (late.min(5.0) - self.deviation) / 8.0;
+        self.delivery.delivered(now, u64::from(len));
+        self.grow(now);
+        answered.0
+    }
+
+    /// The peer will not answer.
+    pub(super) fn rejected(&mut self, number: u32) -> Answered {
+        self.forget(number).0
+    }
+
+    fn forget(&mut self, number: u32) -> (Answered, Option<Request>) {
+        // Peers answer in order, mostly: the search is short.
+        if let Some(at) = self.requests.iter().position(|request| request.number == number) {
+            return (Answered::Request, self.requests.remove(at));
+        }
+        if let Some(at) = self.tombstones.iter().position(|tomb| tomb.number == number) {
+            self.tombstones.remove(at);
+            return (Answered::Tombstone, None);
+        }
+        (Answered::Unknown, None)
+    }
+
+    /// Gives a request up; true if it was in flight.
+    pub(super) fn bury(&mut self, now: Instant, number: u32) -> bool {
+        let Some(at) = self.requests.iter().position(|request| request.number == number) else { return false };
+        self.requests.remove(at);
+        self.remember(Tombstone { number, at: now });
+        true
+    }
+
+    /// Gives all requests up, and returns them.
+    pub(super) fn bury_all(&mut self, now: Instant) -> Vec<Request> {
+        let given_up: Vec<_> = self.requests.drain(..).collect();
+        for request in &given_up {
+            self.remember(Tombstone { number: request.number, at: now });
+        }
+        given_up
+    }
+
+    fn remember(&mut self, tomb: Tombstone) {
+        if self.tombstones.len() == MAX_TOMBSTONES {
+            self.tombstones.pop_front();
+            self.forgetful = true;
+        }
+        self.tombstones.push_back(tomb);
+    }
+
+    /// Forgets tombstones that have had their time.
+    pub(super) fn expire_tombstones(&mut self, now: Instant) {
+        while self.tombstones.front().is_some_and(|tomb| now.saturating_duration_since(tomb.at) > TOMBSTONE_LIFE) {
+            self.tombstones.pop_front();
+            self.forgetful = true;
+        }
+    }
+
+    /// One more request a block until the rate no longer follows.
+    fn grow(&mut self, now: Instant) {
+        let rate = self.rate(now).unwrap_or(0.0);
+        let round = self.min_delay.unwrap_or_default().max(Duration::from_millis(20)) * 2;
+        let Some(start) = &mut self.slow_start else { return };
+        start.depth = start.depth.saturating_add(1).min(MAX_STREAM_DEPTH);
+        match start.checked {
+            None => (start.checked, start.rate) = (Some(now), rate),
+            Some(at) if now.saturating_duration_since(at) < round => {}
+            Some(_) if rate > start.rate * 1.2 => (start.checked, start.rate) = (Some(now), rate),
+            Some(_) => self.slow_start = None,
+        }
+    }
+
+    /// Bytes a second that the peer delivers; `None` before the first block.
+    pub(super) fn rate(&self, now: Instant) -> Option<f64> {
+        self.delivery.per_second(now, !self.requests.is_empty())
+    }
+
+    /// Seconds from a request to the first byte of an idle peer; `None` before the first block.
+    pub(super) fn delay_s(&self) -> Option<f64> {
+        self.min_delay.map(|delay| delay.as_secs_f64())
+    }
+
+    /// Requests that may be in flight. `bulk`: nobody reads, only throughput counts. `peers` that could be asked
+    /// instead: of a stranger among many little is asked, it may be slow.
+    pub(super) fn depth(&self, now: Instant, bulk: bool, cap: u32, peers: usize) -> u32 {
+        let cap = self.limit(cap);
+        if self.stalls > 0 {
+            return 1;
+        }
+        let Some(rate) = self.rate(now) else {
+            return (FIRST_DEPTH / (peers as u32).max(1)).max(LEAST_DEPTH).min(cap);
+        };
+        let slack = if bulk { BULK_SLACK_S } else { STREAM_SLACK_S };
+        let measured = rate * (self.delay_s().unwrap_or(GUESSED_DELAY_S) + slack) / f64::from(BLOCK_LEN);
+        let limit = if bulk { cap } else { cap.min(MAX_STREAM_DEPTH) };
+        let least = if rate > FAST_RATE { FAST_DEPTH } else { LEAST_DEPTH };
+        let start = self.slow_start.as_ref().map_or(0, |start| start.depth);
+        (measured.ceil() as u32).max(least).max(start).min(limit)
+    }
+
+    /// Requests that were cancelled but may still sit in the peer's queue.
+    fn unanswered_tombstones(&self) -> u32 {
+        if self.fast { self.tombstones.len() as u32 } else { 0 }
+    }
+
+    /// Seconds until one more block would arrive. `guess`: bytes a second of a peer that is not measured yet.
+    pub(super) fn eta(&self, now: Instant, guess: f64) -> f64 {
+        let rate = self.rate(now).unwrap_or(guess).max(1.0);
+        let queued = (self.requests.len() + 1) as f64 * f64::from(BLOCK_LEN);
+        let estimate = self.delay_s().unwrap_or(GUESSED_DELAY_S) + queued / rate + 2.0 * self.deviation;
+        // A stalled peer comes last, the more often it stalled the later.
+        estimate + if self.stalls > 0 { f64::from(1u32 << self.stalls.min(10)) } else { 0.0 }
+    }
+
+    /// How long the peer may stay silent with requests in flight.
+    fn stall_after(&self, now: Instant) -> Duration {
+        let Some(rate) = self.delivery.per_second(now, false) else { return FIRST_STALL };
+        let gap = self.delay_s().unwrap_or(GUESSED_DELAY_S) + f64::from(BLOCK_LEN) / rate.max(1.0);
+        Duration::from_secs_f64((4.0 * (gap + self.deviation)).min(60.0)).clamp(MIN_STALL, MAX_STALL)
+    }
+
+    /// Whether the peer leaves its requests unanswered for too long.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        let silent = self.progress.map(|at| now.saturating_duration_since(at));
+        !self.requests.is_empty() && silent.is_some_and(|silent| silent > self.stall_after(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::PieceIndex;
+
+    fn span(number: u32) -> BlockSpan {
+        BlockSpan { piece: PieceIndex(number), begin: 0, len: BLOCK_LEN }
+    }
+
+    /// Keeps the pipeline full against a peer of `rate` bytes a second and `rtt`, for `seconds`.
+    fn run(rate: f64, rtt: Duration, seconds: u64) -> (Flow, Instant) {
+        let start = Instant::now();
+        let (mut flow, mut now, mut next) = (Flow::new(true), start, 0);
+        let mut free = start;
+        let mut arrivals: VecDeque<(Instant, u32)> = VecDeque::new();
+        while now < start + Duration::from_secs(seconds) {
+            while flow.in_flight() < flow.depth(now, false, 2000, 1) as usize {
+                flow.sent(now, next, span(next));
+                free = free.max(now + rtt / 2) + Duration::from_secs_f64(f64::from(BLOCK_LEN) / rate);
+                arrivals.push_back((free + rtt / 2, next));
+                next += 1;
+            }
+            let (at, number) = arrivals.pop_front().unwrap();
+            now = at;
+            assert_eq!(flow.arrived(now, number, BLOCK_LEN), Answered::Request);
+        }
+        (flow, now)
+    }
+
+    #[test]
+    fn the_pipeline_fills_the_path_and_no_more() {
+        for (rate, rtt_ms) in [(1e6, 20), (1e6, 400), (10e6, 200), (10e6, 1)] {
+            let (mut flow, now) = run(rate, Duration::from_millis(rtt_ms), 20);
+            flow.set_peer_queue(2000);
+            let measured = flow.rate(now).unwrap();
+            assert!((measured / rate - 1.0).abs() < 0.2, "{rate} {rtt_ms}: measured {measured}");
+            let depth = f64::from(flow.depth(now, false, 2000, 1)) * f64::from(BLOCK_LEN);
+            let path = rate * rtt_ms as f64 / 1000.0;
+            assert!(depth > path, "{rate} {rtt_ms}: depth {depth}");
+            assert!(depth < path + rate * 0.5 + 65536.0, "{rate} {rtt_ms}: depth {depth}");
+        }
+    }
+
+    #[test]
+    fn a_fast_peer_nearby_always_has_a_deep_queue() {
+        let (mut flow, now) = run(200e6, Duration::from_micros(200), 1);
+        flow.set_peer_queue(2000);
+        assert!(flow.depth(now, false, 2000, 1) >= FAST_DEPTH);
+    }
+
+    #[test]
+    fn stalled_peers_are_noticed_and_asked_little() {
+        let (mut flow, now) = run(1e6, Duration::from_millis(50), 5);
+        assert!(!flow.is_stalled(now + Duration::from_secs(1)));
+        assert!(flow.is_stalled(now + Duration::from_secs(3)));
+        flow.stalls += 1;
+        assert_eq!(flow.depth(now, false, 2000, 1), 1);
+    }
+
+    #[test]
+    fn given_up_requests_are_remembered() {
+        let now = Instant::now();
+        let mut flow = Flow::new(true);
+        flow.sent(now, 7, span(7));
+        assert!(flow.bury(now, 7) && !flow.bury(now, 7));
+        assert!(flow.knows(7));
+        assert_eq!(flow.arrived(now, 7, BLOCK_LEN), Answered::Tombstone);
+        assert_eq!(flow.arrived(now, 7, BLOCK_LEN), Answered::Unknown);
+    }
+}

@@ -1,0 +1,102 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn manager(lengths: &[u64], verifies_blocks: bool) -> PieceManager {
+    let layout = Layout::new(4 * crate::types::BLOCK_LEN, verifies_blocks, lengths).unwrap();
+    let none = Bitfield::new(layout.block_numbers());
+    PieceManager::new(layout, none, verifies_blocks)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Request,
+    Unrequest,
+    Receive,
+    Settle,
+    Verify,
+    Lose,
+}
+
+proptest! {
+    /// Whatever happens in whatever order, every block has one state and the counters agree with the states.
+    #[test]
+    fn counters_agree_with_states(
+        ops in prop::collection::vec((0u32..12, prop::sample::select(vec![
+            Op::Request, Op::Unrequest, Op::Receive, Op::Settle, Op::Verify, Op::Lose,
+        ])), 0..200),
+    ) {
+        let mut pieces = manager(&[150_000, 1], true);
+        let from = Arc::new(PeerIdentity::Memory(1));
+        for (number, op) in ops {
+            let (piece, block) = pieces.place(number);
+            if block >= pieces.blocks_in(piece) || piece >= pieces.layout().piece_count() {
+                continue;
+            }
+            pieces.activate(piece, true);
+            match op {
+                Op::Request if pieces.state(number) == BlockState::Missing => {
+                    pieces.requested(number, ConnId(1));
+                }
+                Op::Unrequest if pieces.asked(number).count() > 0 => { pieces.unrequested(number, ConnId(1)); }
+                Op::Receive if pieces.state(number) == BlockState::Requested => {
+                    pieces.received(number, ConnId(1), from.clone());
+                    pieces.unrequested(number, ConnId(1));
+                }
+                Op::Settle if pieces.state(number) == BlockState::Received => { pieces.settled(number); }
+                Op::Verify if pieces.state(number) == BlockState::Received => { pieces.verified(number); }
+                Op::Lose => { pieces.set_missing(number); }
+                _ => {}
+            }
+            check(&pieces)?;
+            if op_is_last_of_piece(number) {
+                pieces.retire(piece);
+                check(&pieces)?;
+            }
+        }
+    }
+}
+
+fn op_is_last_of_piece(number: u32) -> bool {
+    number % 4 == 3
+}
+
+fn check(pieces: &PieceManager) -> Result<(), TestCaseError> {
+    let mut bytes = 0;
+    for piece in 0..pieces.layout().piece_count() {
+        let numbers: Vec<_> = (0..pieces.blocks_in(piece)).map(|block| pieces.number(piece, block)).collect();
+        let count = |state| numbers.iter().filter(|number| pieces.state(**number) == state).count() as u32;
+        let verified = numbers.iter().filter(|number| pieces.is_verified(**number));
+        bytes += verified.map(|number| u64::from(pieces.span(piece, number % 4).len)).sum::<u64>();
+        prop_assert_eq!(pieces.has(piece), count(BlockState::Verified) == numbers.len() as u32);
+        let first = numbers.iter().position(|number| pieces.state(*number) == BlockState::Missing);
+        prop_assert_eq!(pieces.next_missing(piece, 0, 4), first.map(|at| at as u32));
+        if let Some(active) = pieces.active(piece) {
+            prop_assert_eq!(active.missing, count(BlockState::Missing));
+            prop_assert_eq!(active.left, numbers.len() as u32 - count(BlockState::Verified));
+            prop_assert_eq!(active.settled as usize, pieces.settled_blocks(piece).len());
+            prop_assert_eq!(pieces.open().any(|open| open == piece), active.missing > 0);
+            for block in &active.blocks {
+                prop_assert!(block.state != BlockState::Requested || block.is_asked());
+            }
+        }
+    }
+    prop_assert_eq!(bytes, pieces.verified_bytes());
+    Ok(())
+}
+
+#[test]
+fn what_storage_holds_is_adopted() {
+    let layout = Layout::new(32768, true, &[40_000, 5]).unwrap();
+    let mut verified = Bitfield::new(layout.block_numbers());
+    for number in [0, 1, 4] {
+        verified.insert(number);
+    }
+    let pieces = PieceManager::new(layout, verified, true);
+    assert_eq!(pieces.have().iter().collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(pieces.verified_bytes(), 32768 + 5);
+    let span = |begin, len| BlockSpan { piece: PieceIndex(1), begin, len };
+    assert!(!pieces.holds(span(0, 1)), "missing");
+    assert!(!pieces.holds(span(0, 32768)), "beyond the short piece");
+    assert!(pieces.holds(BlockSpan { piece: PieceIndex(0), begin: 100, len: 20_000 }), "any part of a piece");
+}

@@ -1,0 +1,447 @@
+//! Readers: what is waited for, what will be read next, and in which order to fetch it.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::meter::RateMeter;
+use super::pieces::PieceManager;
+use super::window::Run;
+use crate::types::{BLOCK_LEN, FileIndex, ReadId, ReaderId};
+
+/// Blocks that follow each other in a file: possibly part of the first piece, all between, part of the last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) pieces: Range<u32>,
+    /// First block in the first piece.
+    from: u32,
+    /// One past the last block in the last piece.
+    to: u32,
+}
+
+impl Extent {
+    /// The blocks that bytes of a file touch.
+    fn new(pieces: &PieceManager, file: FileIndex, bytes: Range<u64>) -> Self {
+        let layout = pieces.layout();
+        let range = layout.pieces_of_range(file, bytes.clone());
+        let Some(last) = range.end.checked_sub(1).filter(|last| *last >= range.start) else { return Self::default() };
+        let first = layout.blocks_of_range(file, bytes.clone()).next().map_or(0, |span| span.block().0);
+        let end = bytes.end.min(layout.file_length(file));
+        let at_end = layout.blocks_of_range(file, end.saturating_sub(1)..end).next();
+        let to = at_end.map_or_else(|| pieces.blocks_in(last), |span| span.block().0 + 1);
+        Self { pieces: range, from: first, to }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// The blocks of `piece` that are to be fetched: more than the extent's own where only whole pieces verify.
+    pub(super) fn wanted_in(&self, piece: u32, pieces: &PieceManager) -> Range<u32> {
+        if !self.pieces.contains(&piece) {
+            return 0..0;
+        }
+        if pieces.needs_whole(piece) { 0..pieces.blocks_in(piece) } else { self.own_in(piece, pieces) }
+    }
+
+    fn own_in(&self, piece: u32, pieces: &PieceManager) -> Range<u32> {
+        let from = if piece == self.pieces.start { self.from } else { 0 };
+        let to = if piece + 1 == self.pieces.end { self.to } else { pieces.blocks_in(piece) };
+        from..to
+    }
+}
+
+/// A read that waits.
+#[derive(Clone, Debug)]
+struct Read {
+    reader: ReaderId,
+    extent: Extent,
+    offset: u64,
+    /// Blocks that were not verified at some time, and how many still are not.
+    blocks: Vec<u32>,
+    left: u32,
+    /// Registered, or the last time something of it arrived.
+    progress: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct Reader {
+    file: FileIndex,
+    timeout: Duration,
+    run: Run,
+    /// Blocks ahead of the position.
+    window: Extent,
+    window_end: u64,
+    consumed: RateMeter,
+    active: Instant,
+    /// Virtual time of fair queueing: blocks assigned so far, never behind readers that were active meanwhile.
+    turn: u64,
+}
+
+/// Missing blocks of a read, or of a window, in order.
+#[derive(Clone, Debug)]
+pub(super) struct Lane {
+    pub(super) reader: ReaderId,
+    read: Option<ReadId>,
+    pub(super) extent: Extent,
+    /// No piece before this one has wanted blocks missing.
+    cursor: u32,
+    /// Byte offset of a read, to order the reads of one reader.
+    offset: u64,
+}
+
+impl Lane {
+    /// Whether a read is blocked on these.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.read.is_some()
+    }
+
+    /// The first place to look at.
+    pub(super) fn start(&self) -> (u32, u32) {
+        (self.cursor, 0)
+    }
+
+    /// The first missing block at or after `place`, in pieces that `usable` accepts.
+    pub(super) fn next(
+        &self,
+        place: (u32, u32),
+        pieces: &PieceManager,
+        mut usable: impl FnMut(u32) -> bool,
+    ) -> Option<(u32, u32)> {
+        (place.0.max(self.cursor)..self.extent.pieces.end).filter(|piece| !pieces.has(*piece)).find_map(|piece| {
+            let wanted = self.extent.wanted_in(piece, pieces);
+            let from = if piece == place.0 { wanted.start.max(place.1) } else { wanted.start };
+            let block = pieces.next_missing(piece, from, wanted.end)?;
+            usable(piece).then_some((piece, block))
+        })
+    }
+
+    /// Bytes from the start of the lane to a block, about.
+    fn distance(&self, place: (u32, u32), piece_length: u32) -> u64 {
+        let ahead = i64::from(place.0.saturating_sub(self.extent.pieces.start)) * i64::from(piece_length)
+            + (i64::from(place.1) - i64::from(self.extent.from)) * i64::from(BLOCK_LEN);
+        ahead.max(0) as u64
+    }
+}
+
+/// When a missing block is needed: blocked reads come first, by turns; then what is needed soonest.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub(super) struct Urgency {
+    ahead: bool,
+    turn: u64,
+    /// Seconds from now; 0 for blocked reads.
+    pub(super) deadline_s: f64,
+    offset: u64,
+}
+
+/// What a read did to the window of its handle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moved {
+    /// The run was left: what was fetched ahead of it is not wanted any more.
+    pub(super) sought: bool,
+    /// There may be more to fetch.
+    pub(super) moved: bool,
+}
+
+/// All readers of a torrent.
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    readers: BTreeMap<ReaderId, Reader>,
+    reads: BTreeMap<ReadId, Read>,
+    /// Which reads wait for a block; looked up, never walked.
+    waiting: HashMap<u32, Vec<ReadId>>,
+    lanes: Vec<Lane>,
+    /// Blocks went missing: cursors may be too far.
+    stale: bool,
+    /// Virtual time of fair queueing.
+    turn: u64,
+}
+
+/// Bytes a second that a reader is taken to read at least: one that pauses may go on at any time.
+const MIN_CONSUMPTION: f64 = 100e3;
+/// Bytes that a window moves by at least, if it is large.
+const MAX_STEP: u64 = 256 << 10;
+/// A reader that has not read for so long no longer counts as streaming.
+const IDLE_AFTER: Duration = Duration::from_secs(10);
+
+impl Readers {
+    pub(super) fn open(&mut self, now: Instant, reader: ReaderId, file: FileIndex, timeout: Duration) {
+        let turn = self.turn;
+        self.readers.entry(reader).or_insert_with(|| Reader {
+            file,
+            timeout,
+            run: Run::default(),
+            window: Extent::default(),
+            window_end: 0,
+            consumed: RateMeter::default(),
+            active: now,
+            turn,
+        });
+    }
+
+    /// Forgets a reader; the reads that fail by that.
+    pub(super) fn close(&mut self, reader: ReaderId) -> Vec<ReadId> {
+        self.readers.remove(&reader);
+        let failed: Vec<_> = self.reads.iter().filter(|(_, read)| read.reader == reader).map(|(id, _)| *id).collect();
+        for read in &failed {
+            self.drop_read(*read);
+        }
+        self.lanes.retain(|lane| lane.reader != reader);
+        failed
+    }
+
+    /// Registers a read. True if nothing of it is missing: it is answered already.
+    pub(super) fn read(
+        &mut self,
+        now: Instant,
+        id: ReadId,
+        reader: ReaderId,
+        bytes: Range<u64>,
+        pieces: &PieceManager,
+    ) -> bool {
+        let Some(state) = self.readers.get_mut(&reader) else { return false };
+        state.turn = state.turn.max(self.turn);
+        let extent = Extent::new(pieces, state.file, bytes.clone());
+        let missing = missing_of(&extent, pieces);
+        if missing.is_empty() {
+            return true;
+        }
+        for number in &missing {
+            self.waiting.entry(*number).or_default().push(id);
+        }
+        let left = missing.len() as u32;
+        self.lanes.push(Lane {
+            reader,
+            read: Some(id),
+            cursor: extent.pieces.start,
+            extent: extent.clone(),
+            offset: bytes.start,
+        });
+        self.reads.insert(id, Read { reader, extent, offset: bytes.start, blocks: missing, left, progress: now });
+        false
+    }
+
+    /// A handle read somewhere, from storage or not: moves its window.
+    pub(super) fn touch(
+        &mut self,
+        now: Instant,
+        id: ReaderId,
+        bytes: Range<u64>,
+        limit: u64,
+        pieces: &PieceManager,
+    ) -> Moved {
+        let Some(reader) = self.readers.get_mut(&id) else { return Moved::default() };
+        reader.active = now;
+        reader.consumed.add(now, bytes.end - bytes.start);
+        let sought = reader.run.touch(bytes, reader.window_end);
+        let from = reader.run.position();
+        let size = reader.run.window(limit);
+        if size == 0 && reader.window.is_empty() {
+            return Moved { sought, moved: false };
+        }
+        // While the run goes on the window's end only moves forward, in steps that are worth a look.
+        let step = (size / 16).min(MAX_STEP);
+        if !sought && size > 0 && from + size < reader.window_end + step && from + step < reader.window_end {
+            return Moved::default();
+        }
+        let to = if sought { from + size } else { reader.window_end.max(from + size) };
+        reader.window_end = if size == 0 { 0 } else { to };
+        reader.window = if size == 0 { Extent::default() } else { Extent::new(pieces, reader.file, from..to) };
+        let window = reader.window.clone();
+        self.set_window_lane(id, window, from);
+        Moved { sought, moved: true }
+    }
+
+    fn set_window_lane(&mut self, reader: ReaderId, window: Extent, offset: u64) {
+        let at = self.lanes.iter().position(|lane| lane.reader == reader && lane.read.is_none());
+        let previous = at.map(|at| self.lanes.swap_remove(at));
+        if window.is_empty() {
+            return;
+        }
+        let cursor = match previous {
+            Some(lane) if lane.extent.pieces.start <= window.pieces.start => lane.cursor.max(window.pieces.start),
+            _ => window.pieces.start,
+        };
+        self.lanes.push(Lane { reader, read: None, extent: window, cursor, offset });
+    }
+
+    /// Nobody waits for a read any more. True if it was there.
+    pub(super) fn drop_read(&mut self, id: ReadId) -> bool {
+        let Some(read) = self.reads.remove(&id) else { return false };
+        self.lanes.retain(|lane| lane.read != Some(id));
+        for number in read.blocks {
+            if let Entry::Occupied(mut waiting) = self.waiting.entry(number) {
+                waiting.get_mut().retain(|waiting| *waiting != id);
+                if waiting.get().is_empty() {
+                    waiting.remove();
+                }
+            }
+        }
+        true
+    }
+
+    /// A block is verified. The reads that are complete by that.
+    pub(super) fn verified(&mut self, now: Instant, number: u32) -> Vec<ReadId> {
+        let Some(waiting) = self.waiting.remove(&number) else { return Vec::new() };
+        let mut ready = Vec::new();
+        for id in waiting {
+            let Some(read) = self.reads.get_mut(&id) else { continue };
+            read.progress = now;
+            read.left -= 1;
+            if read.left > 0 {
+                continue;
+            }
+            self.reads.remove(&id);
+            self.lanes.retain(|lane| lane.read != Some(id));
+            ready.push(id);
+        }
+        ready
+    }
+
+    /// A block of a piece arrived that can be verified only later: progress all the same.
+    pub(super) fn arrived(&mut self, now: Instant, piece: u32) {
+        for read in self.reads.values_mut().filter(|read| read.extent.pieces.contains(&piece)) {
+            read.progress = now;
+        }
+    }
+
+    /// A verified block was lost: reads that had counted on it wait for it.
+    pub(super) fn lost(&mut self, piece: u32, block: u32, pieces: &PieceManager) {
+        let number = pieces.number(piece, block);
+        for (id, read) in &mut self.reads {
+            let own = read.extent.pieces.contains(&piece) && read.extent.own_in(piece, pieces).contains(&block);
+            let waiting = self.waiting.entry(number).or_default();
+            if own && !waiting.contains(id) {
+                waiting.push(*id);
+                read.blocks.push(number);
+                read.left += 1;
+            }
+        }
+        self.waiting.retain(|_, reads| !reads.is_empty());
+        self.stale = true;
+    }
+
+    /// A block is missing again that had been asked for or received.
+    pub(super) fn missing_again(&mut self) {
+        self.stale = true;
+    }
+
+    /// Reads that had no progress for as long as their readers allow, with that time.
+    pub(super) fn expired(&self, now: Instant) -> Vec<(ReadId, Duration)> {
+        let overdue = |(id, read): (&ReadId, &Read)| {
+            let timeout = self.readers.get(&read.reader)?.timeout;
+            (now.saturating_duration_since(read.progress) >= timeout).then_some((*id, timeout))
+        };
+        self.reads.iter().filter_map(overdue).collect()
+    }
+
+    /// When the next read may time out.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let expiry = |read: &Read| Some(read.progress + self.readers.get(&read.reader)?.timeout);
+        self.reads.values().filter_map(expiry).min()
+    }
+
+    /// Whether a read, or a window, wants a block.
+    pub(super) fn want(&self, piece: u32, block: u32, pieces: &PieceManager) -> bool {
+        let extents = self.reads.values().map(|read| &read.extent);
+        let windows = self.readers.values().map(|reader| &reader.window);
+        extents.chain(windows).any(|extent| extent.wanted_in(piece, pieces).contains(&block))
+    }
+
+    /// Lanes that may have missing blocks, with cursors brought up to date.
+    pub(super) fn lanes(&mut self, pieces: &PieceManager) -> &[Lane] {
+        if std::mem::take(&mut self.stale) {
+            self.rebuild();
+        }
+        for lane in &mut self.lanes {
+            while lane.cursor < lane.extent.pieces.end {
+                let wanted = lane.extent.wanted_in(lane.cursor, pieces);
+                if pieces.next_missing(lane.cursor, wanted.start, wanted.end).is_some() {
+                    break;
+                }
+                lane.cursor += 1;
+            }
+        }
+        self.lanes.retain(|lane| lane.cursor < lane.extent.pieces.end);
+        &self.lanes
+    }
+
+    fn rebuild(&mut self) {
+        self.lanes.clear();
+        for (id, read) in &self.reads {
+            let (extent, offset) = (read.extent.clone(), read.offset);
+            let cursor = extent.pieces.start;
+            self.lanes.push(Lane { reader: read.reader, read: Some(*id), extent, cursor, offset });
+        }
+        for (id, reader) in self.readers.iter().filter(|(_, reader)| !reader.window.is_empty()) {
+            let extent = reader.window.clone();
+            let cursor = extent.pieces.start;
+            self.lanes.push(Lane { reader: *id, read: None, extent, cursor, offset: reader.run.position() });
+        }
+    }
+
+    /// The lanes as they were last brought up to date.
+    pub(super) fn current_lanes(&self) -> &[Lane] {
+        &self.lanes
+    }
+
+    /// How urgent the block at `place` of a lane is.
+    pub(super) fn urgency(&self, now: Instant, lane: &Lane, place: (u32, u32), piece_length: u32) -> Urgency {
+        let reader = self.readers.get(&lane.reader);
+        if lane.read.is_some() {
+            let turn = reader.map_or(0, |reader| reader.turn);
+            return Urgency { ahead: false, turn, deadline_s: 0.0, offset: lane.offset };
+        }
+        let rate = reader.map_or(0.0, |reader| reader.consumed.per_second(now)).max(MIN_CONSUMPTION);
+        let deadline_s = lane.distance(place, piece_length) as f64 / rate;
+        Urgency { ahead: true, turn: 0, deadline_s, offset: lane.offset }
+    }
+
+    /// A block of a reader's lane was asked for: the others' turn.
+    pub(super) fn served(&mut self, reader: ReaderId, blocked: bool) {
+        if let Some(reader) = self.readers.get_mut(&reader).filter(|_| blocked) {
+            self.turn = reader.turn;
+            reader.turn += 1;
+        }
+    }
+
+    /// Blocks that reads are blocked on, first ones first, `limit` of each read at most.
+    pub(super) fn blocked_on(&self, pieces: &PieceManager, limit: usize) -> Vec<u32> {
+        let mut blocks = Vec::new();
+        for read in self.reads.values() {
+            let all = read.extent.pieces.clone().flat_map(|piece| {
+                let wanted = read.extent.wanted_in(piece, pieces);
+                wanted.map(move |block| pieces.number(piece, block))
+            });
+            blocks.extend(all.filter(|number| !pieces.is_verified(*number)).take(limit));
+        }
+        blocks
+    }
+
+    pub(super) fn waiting_reads(&self) -> usize {
+        self.reads.len()
+    }
+
+    pub(super) fn read_ids(&self) -> Vec<ReadId> {
+        self.reads.keys().copied().collect()
+    }
+
+    pub(super) fn has_reader(&self, reader: ReaderId) -> bool {
+        self.readers.contains_key(&reader)
+    }
+
+    /// Whether any handle has read lately, so that queues are to be kept short.
+    pub(super) fn is_streaming(&self, now: Instant) -> bool {
+        !self.reads.is_empty()
+            || self.readers.values().any(|reader| now.saturating_duration_since(reader.active) < IDLE_AFTER)
+    }
+}
+
+fn missing_of(extent: &Extent, pieces: &PieceManager) -> Vec<u32> {
+    let numbers = extent.pieces.clone().flat_map(|piece| {
+        let own = extent.own_in(piece, pieces);
+        own.map(move |block| pieces.number(piece, block))
+    });
+    numbers.filter(|number| !pieces.is_verified(*number)).collect()
+}

@@ -1,0 +1,111 @@
+//! What time itself brings: time-outs, rounds, silence.
+
+use std::time::{Duration, Instant};
+
+use super::Torrent;
+use crate::engine::choker::ROUND;
+use crate::engine::manager::Context;
+use crate::engine::{DisconnectReason, Prefetch};
+use crate::types::ConnId;
+use crate::wire::Message;
+
+/// Between two looks while a read waits: how late a second copy may be asked for.
+const WAITING: Duration = Duration::from_millis(25);
+/// Between two looks while requests are in flight.
+const BUSY: Duration = Duration::from_millis(200);
+const IDLE: Duration = Duration::from_secs(1);
+/// Between two keep-alives of a connection that says nothing else.
+const KEEP_ALIVE: Duration = Duration::from_secs(100);
+/// A peer is gone when it was silent for this long.
+const SILENCE: Duration = Duration::from_secs(240);
+/// Peers that have everything and are kept by one that has everything: storage may give up something any time.
+const MAX_IDLE_SEEDS: usize = 8;
+
+impl Torrent {
+    /// When [`Torrent::duties`] are to be done next.
+    pub(in crate::engine) fn next_duty(&self) -> Instant {
+        self.next_duty
+    }
+
+    /// Something began that wants a closer look than idleness.
+    pub(super) fn wake_duties(&mut self, now: Instant) {
+        self.next_duty = self.next_duty.min(now + WAITING);
+    }
+
+    pub(in crate::engine) fn duties(&mut self, ctx: &mut Context<'_>) {
+        self.expire_reads(ctx);
+        self.check_stalls(ctx);
+        if self.readers.waiting_reads() > 0 {
+            // Estimates have changed: a block that was left to a better peer may be anybody's now.
+            self.dirty.all = true;
+            self.hedge(ctx);
+        }
+        if self.hold.is_some_and(|until| ctx.now >= until) {
+            self.hold = None;
+            self.dirty.all = true;
+        }
+        if ctx.now >= self.next_housekeeping {
+            self.next_housekeeping = ctx.now + BUSY;
+            self.expire_hashes(ctx);
+            self.expire_isolated(ctx);
+            self.request_metainfo(ctx);
+            self.dial(ctx);
+            self.tend_connections(ctx);
+            self.dirty.all |= self.prefetch == Prefetch::All;
+        }
+        if ctx.now >= self.next_round {
+            self.next_round = ctx.now + ROUND;
+            self.choke_round(ctx);
+        }
+        let busy = self.search.is_some() || self.peers.values().any(|peer| peer.flow.in_flight() > 0);
+        let pace = match (self.readers.waiting_reads() > 0, busy) {
+            (true, _) => WAITING,
+            (false, true) => BUSY,
+            (false, false) => IDLE,
+        };
+        let next = ctx.now + pace;
+        self.next_duty = self.readers.next_expiry().map_or(next, |expiry| next.min(expiry.max(ctx.now)));
+    }
+
+    /// Peers that leave requests unanswered: what they hold goes to others that can take it.
+    fn check_stalls(&mut self, ctx: &mut Context<'_>) {
+        let stalled: Vec<ConnId> =
+            self.peers.values().filter(|peer| peer.flow.is_stalled(ctx.now)).map(|peer| peer.conn).collect();
+        for conn in stalled {
+            let Some(peer) = self.peers.get_mut(&conn) else { continue };
+            peer.flow.stalls += 1;
+            peer.flow.progress = Some(ctx.now);
+            let requests: Vec<_> = peer.flow.requests().map(|request| (request.number, request.span.piece.0)).collect();
+            for (number, piece) in requests {
+                let able =
+                    |other: &&super::Peer| other.conn != conn && other.flow.stalls == 0 && other.serves(ctx.now, piece);
+                if self.peers.values().any(|other| able(&other)) {
+                    self.cancel(ctx, conn, number);
+                }
+            }
+        }
+    }
+
+    /// Keep-alives out, silence in, and no more seeds than can be of use.
+    fn tend_connections(&mut self, ctx: &mut Context<'_>) {
+        let complete = self.is_complete();
+        let mut idle_seeds = 0;
+        let mut over: Vec<(ConnId, DisconnectReason)> = Vec::new();
+        for peer in self.peers.values_mut() {
+            let idle_seed = complete && (peer.is_seed() || peer.upload_only);
+            idle_seeds += usize::from(idle_seed);
+            peer.flow.expire_tombstones(ctx.now);
+            let silent = ctx.now.saturating_duration_since(peer.heard);
+            if silent > SILENCE {
+                over.push((peer.conn, DisconnectReason::Silent(silent)));
+            } else if idle_seed && idle_seeds > MAX_IDLE_SEEDS {
+                over.push((peer.conn, DisconnectReason::NoUse));
+            } else if ctx.now.saturating_duration_since(peer.sent) > KEEP_ALIVE {
+                peer.send(ctx.now, ctx.out, Message::KeepAlive);
+            }
+        }
+        for (conn, reason) in over {
+            self.leave(ctx, conn, Some(reason));
+        }
+    }
+}

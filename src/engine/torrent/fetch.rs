@@ -1,0 +1,414 @@
+//! What to ask of whom, block by block.
+//!
+//! A peer with room in its queue gets the first missing block, in order of urgency, that it should take. It should
+//! not take a block which another peer would deliver earlier: neither the first one, nor one so few blocks further on
+//! that the others get there before this peer's answer would arrive. So a piece is striped over all peers by estimated
+//! arrival, and a slow peer works further ahead instead of holding up a read.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::time::Duration;
+
+use super::{Content, Torrent};
+use crate::engine::manager::Context;
+use crate::engine::peer::Peer;
+use crate::engine::pieces::{BlockState, Leaves};
+use crate::engine::readers::Urgency;
+use crate::engine::{DisconnectReason, Output, Prefetch};
+use crate::types::{BLOCK_LEN, BlockSpan, ConnId, ReaderId};
+use crate::wire::Message;
+
+/// Missing blocks that are passed over for a peer before it is left idle.
+const MAX_PASSED_OVER: u32 = 256;
+/// Requests beyond a peer's depth for reads that are blocked.
+const BLOCKED_EXTRA: u32 = 16;
+/// How much later than another peer one may deliver and still take a block: estimates are no better.
+const SLACK: f64 = 1.25;
+const SLACK_S: f64 = 0.005;
+/// Share of the useful bytes that may be asked of a second peer, and what may be before there are any.
+const HEDGE_SHARE: f64 = 0.05;
+const HEDGE_START: u64 = 16 * BLOCK_LEN as u64;
+/// Blocks of one read that are looked at for a second copy.
+const HEDGE_LOOKS: usize = 32;
+/// A second copy is not worth less than this.
+const MIN_GAIN_S: f64 = 0.03;
+
+/// Bytes a second of a peer when no peer was measured.
+const GUESSED_RATE: f64 = 1e6;
+/// How long an estimate of the swarm holds.
+const ESTIMATE_LIFE: Duration = Duration::from_millis(5);
+
+/// What is expected of the swarm as a whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Estimate {
+    /// Bytes a second that a peer which was not measured is taken to deliver: as much as the others do.
+    guess: f64,
+    /// Bytes a second that all peers deliver.
+    pub(super) rate: f64,
+    /// Seconds until the quickest peer would deliver another block.
+    first_s: f64,
+}
+
+/// Under which circumstances a queue is filled.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// A read waits.
+    blocked: bool,
+    /// Nobody reads.
+    bulk: bool,
+    /// Only if there is enough room: the effort is not spent for every single block of a deep queue.
+    worth_it: bool,
+}
+
+/// A block to ask for.
+#[derive(Clone, Copy, Debug)]
+struct Pick {
+    piece: u32,
+    block: u32,
+    reader: Option<(ReaderId, bool)>,
+}
+
+/// When a peer would deliver another block, in a form that can be sorted.
+fn arrival(ctx: &Context<'_>, peer: &Peer, swarm: Estimate) -> u64 {
+    // The bits of positive floats are in the order of the floats.
+    peer.flow.eta(ctx.now, swarm.guess).to_bits()
+}
+
+impl Torrent {
+    /// Fills the queues that have room, if anything has changed that may matter.
+    pub(in crate::engine) fn schedule(&mut self, ctx: &mut Context<'_>) {
+        if self.dirty.peers.is_empty() && !self.dirty.all {
+            return;
+        }
+        let peers = std::mem::take(&mut self.dirty.peers);
+        let all = std::mem::take(&mut self.dirty.all);
+        if self.hold.is_some_and(|until| ctx.now < until) {
+            return;
+        }
+        let Some(content) = &self.content else { return };
+        let blocked = self.readers.lanes(&content.pieces).iter().any(|lane| lane.is_blocked());
+        if self.readers.current_lanes().is_empty() && (self.prefetch == Prefetch::None || content.pieces.is_complete())
+        {
+            return;
+        }
+        // Whoever would answer first takes the first block.
+        let conns: Vec<ConnId> = if all { self.peers.keys().copied().collect() } else { peers.into_iter().collect() };
+        let swarm = self.estimate(ctx);
+        let room = Room { blocked, bulk: !self.readers.is_streaming(ctx.now), worth_it: true };
+        let mut ready: BinaryHeap<Reverse<(u64, ConnId)>> = conns
+            .into_iter()
+            .filter_map(|conn| self.peers.get(&conn))
+            .filter(|peer| self.has_room(ctx, peer, room))
+            .map(|peer| Reverse((arrival(ctx, peer, swarm), peer.conn)))
+            .collect();
+        while let Some(Reverse((_, conn))) = ready.pop() {
+            let Some(pick) = self.peers.get(&conn).and_then(|peer| self.pick(ctx, peer, swarm)) else {
+                if self.readers.current_lanes().is_empty() && self.prefetch == Prefetch::None {
+                    break;
+                }
+                continue;
+            };
+            self.request(ctx, conn, pick);
+            if let Some(content) = &self.content {
+                self.readers.lanes(&content.pieces);
+            }
+            let more = self.peers.get(&conn).filter(|peer| self.has_room(ctx, peer, Room { worth_it: false, ..room }));
+            ready.extend(more.map(|peer| Reverse((arrival(ctx, peer, swarm), conn))));
+        }
+    }
+
+    /// Whether a peer's queue has room.
+    fn has_room(&self, ctx: &Context<'_>, peer: &Peer, room: Room) -> bool {
+        if peer.chokes_us && peer.allowed.is_empty() || peer.useful == 0 {
+            return false;
+        }
+        let cap = ctx.config.max_requests;
+        let depth = peer.flow.depth(ctx.now, room.bulk, cap, self.peers.len());
+        let in_flight = peer.flow.in_flight() as u32;
+        let proven = peer.flow.delay_s().is_some() || self.peers.len() == 1;
+        if room.blocked && proven && peer.flow.stalls == 0 {
+            return in_flight < (depth + BLOCKED_EXTRA).min(peer.flow.limit(cap));
+        }
+        let free = depth.saturating_sub(in_flight);
+        if room.worth_it { free > depth / 8 } else { free > 0 }
+    }
+
+    /// What the swarm delivers. Looked at anew every few milliseconds: there may be hundreds of peers.
+    pub(super) fn estimate(&mut self, ctx: &Context<'_>) -> Estimate {
+        if let Some((at, estimate)) = self.estimate
+            && ctx.now.saturating_duration_since(at) < ESTIMATE_LIFE
+        {
+            return estimate;
+        }
+        let (mut sum, mut count, mut serving) = (0.0, 0u32, 0.0);
+        for (peer, rate) in self.peers.values().filter_map(|peer| Some((peer, peer.flow.rate(ctx.now)?))) {
+            (sum, count) = (sum + rate, count + 1);
+            serving += if peer.chokes_us { 0.0 } else { rate };
+        }
+        let guess = if count == 0 { GUESSED_RATE } else { sum / f64::from(count) };
+        let able = self.peers.values().filter(|peer| !peer.chokes_us && peer.flow.stalls == 0);
+        let first_s = able.map(|peer| peer.flow.eta(ctx.now, guess)).fold(f64::INFINITY, f64::min);
+        let estimate = Estimate { guess, rate: f64::max(serving, 1.0), first_s };
+        self.estimate = Some((ctx.now, estimate));
+        estimate
+    }
+
+    /// Whether a peer may be asked for blocks of a piece.
+    fn may_ask(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32) -> bool {
+        let sole = content.pieces.active(piece).and_then(|active| active.isolated.as_ref());
+        peer.serves(ctx.now, piece)
+            && sole.is_none_or(|isolation| isolation.sole.is_some_and(|(conn, _)| conn == peer.conn))
+    }
+
+    /// The block that a peer should be asked for next.
+    fn pick(&self, ctx: &mut Context<'_>, peer: &Peer, swarm: Estimate) -> Option<Pick> {
+        let content = self.content.as_ref()?;
+        self.pick_for_readers(ctx, content, peer, swarm).or_else(|| match self.prefetch {
+            Prefetch::None => None,
+            Prefetch::All => self.pick_rarest(ctx, content, peer),
+        })
+    }
+
+    fn pick_for_readers(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, swarm: Estimate) -> Option<Pick> {
+        let (pieces, lanes) = (&content.pieces, self.readers.current_lanes());
+        let piece_length = pieces.layout().piece_length();
+        let usable = |piece| self.may_ask(ctx, content, peer, piece);
+        let urgency = |lane: usize, place| self.readers.urgency(ctx.now, &lanes[lane], place, piece_length);
+        let mut heads: Vec<(Urgency, usize, (u32, u32))> = (0..lanes.len())
+            .filter_map(|at| Some((at, lanes[at].next(lanes[at].start(), pieces, usable)?)))
+            .map(|(at, place)| (urgency(at, place), at, place))
+            .collect();
+        let eta = peer.flow.eta(ctx.now, swarm.guess);
+        let mut rival: Option<(u32, f64)> = None;
+        for passed_over in 0..MAX_PASSED_OVER {
+            let first = (0..heads.len())
+                .min_by(|a, b| heads[*a].0.partial_cmp(&heads[*b].0).unwrap_or(std::cmp::Ordering::Equal))?;
+            let (urgent, at, (piece, block)) = heads[first];
+            let other = match rival {
+                Some((same, other)) if same == piece => other,
+                _ if eta <= swarm.first_s => f64::INFINITY,
+                _ => self.best_other(ctx, content, peer, piece, swarm.guess),
+            };
+            rival = Some((piece, other));
+            let others_get_there = other * SLACK + SLACK_S + f64::from(passed_over * BLOCK_LEN) / swarm.rate;
+            let in_time = eta * 1.5 < urgent.deadline_s;
+            if (in_time || eta <= others_get_there) && !peer.flow.knows_tombstone(pieces.number(piece, block)) {
+                let reader = Some((lanes[at].reader, lanes[at].is_blocked()));
+                return Some(Pick { piece, block, reader });
+            }
+            match lanes[at].next((piece, block + 1), pieces, usable) {
+                Some(place) => heads[first] = (urgency(at, place), at, place),
+                None => drop(heads.swap_remove(first)),
+            }
+        }
+        None
+    }
+
+    /// When the best other peer would deliver a block of `piece`; infinite if nobody else would.
+    fn best_other(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32, guess: f64) -> f64 {
+        let others = self.peers.values().filter(|other| other.conn != peer.conn && other.flow.stalls == 0);
+        let able = others.filter(|other| self.may_ask(ctx, content, other, piece));
+        able.map(|other| other.flow.eta(ctx.now, guess)).fold(f64::INFINITY, f64::min)
+    }
+
+    /// A block that nobody reads: first of pieces that were begun, then of the rarest.
+    fn pick_rarest(&self, ctx: &mut Context<'_>, content: &Content, peer: &Peer) -> Option<Pick> {
+        let pieces = &content.pieces;
+        let fresh = |piece: u32, block: u32| !peer.flow.knows_tombstone(pieces.number(piece, block));
+        let begun = pieces.open().filter(|piece| self.may_ask(ctx, content, peer, *piece));
+        let mut begun = begun.filter_map(|piece| Some((piece, pieces.next_missing(piece, 0, u32::MAX)?)));
+        if let Some((piece, block)) = begun.find(|(piece, block)| fresh(*piece, *block)) {
+            return Some(Pick { piece, block, reader: None });
+        }
+        let mut rng = ctx.rng.clone();
+        ctx.rng.next();
+        let wanted = |piece| self.may_ask(ctx, content, peer, piece) && pieces.active(piece).is_none();
+        let few = match &peer.owned {
+            crate::engine::peer::Owned::Some(bits) => Some(bits),
+            _ => None,
+        };
+        let rarest = content.availability.rarest(&mut rng, wanted);
+        let piece = rarest.or_else(|| content.availability.any_of(few?, wanted))?;
+        let block = pieces.next_missing(piece, 0, u32::MAX).filter(|block| fresh(piece, *block))?;
+        Some(Pick { piece, block, reader: None })
+    }
+
+    /// Asks a peer for a block; before the first one of a piece for its leaf hashes, so that they arrive first.
+    fn request(&mut self, ctx: &mut Context<'_>, conn: ConnId, pick: Pick) {
+        let Some(content) = &mut self.content else { return };
+        let (piece, block) = (pick.piece, pick.block);
+        let needs_leaves = content.needs_leaves(piece);
+        let active = content.pieces.activate(piece, needs_leaves);
+        let unknown = active.leaves == Leaves::Unknown;
+        content.availability.started(piece);
+        if unknown {
+            self.ask_leaves(ctx, piece, Some(conn));
+        }
+        let (Some(content), Some(peer)) = (&mut self.content, self.peers.get_mut(&conn)) else { return };
+        let (number, span) = (content.pieces.number(piece, block), content.pieces.span(piece, block));
+        content.pieces.requested(number, conn);
+        peer.flow.sent(ctx.now, number, span);
+        peer.send(ctx.now, ctx.out, Message::Request(span));
+        if let Some((reader, blocked)) = pick.reader {
+            self.readers.served(reader, blocked);
+        }
+    }
+
+    /// A request to a peer is over without its block.
+    pub(super) fn release(&mut self, conn: ConnId, number: u32) {
+        let Some(content) = &mut self.content else { return };
+        let (piece, _) = content.pieces.place(number);
+        if content.pieces.unrequested(number, conn) {
+            self.readers.missing_again();
+            self.dirty.all = true;
+            self.retire(piece);
+        }
+    }
+
+    /// Drops the bookkeeping of a piece that is at rest.
+    pub(super) fn retire(&mut self, piece: u32) {
+        let Some(content) = &mut self.content else { return };
+        content.pieces.retire(piece);
+        if content.pieces.active(piece).is_none() {
+            content.leaf_jobs.remove(&piece);
+            content.isolated.remove(&piece);
+            if !content.pieces.has(piece) {
+                content.availability.missing(piece);
+            }
+        }
+    }
+
+    /// Gives a request up; the peer hears it.
+    pub(super) fn cancel(&mut self, ctx: &mut Context<'_>, conn: ConnId, number: u32) {
+        let (Some(content), Some(peer)) = (&self.content, self.peers.get_mut(&conn)) else { return };
+        let (piece, block) = content.pieces.place(number);
+        if peer.flow.bury(ctx.now, number) {
+            let span = content.pieces.span(piece, block);
+            peer.send(ctx.now, ctx.out, Message::Cancel(span));
+            self.dirty.peers.insert(conn);
+            self.release(conn, number);
+        }
+    }
+
+    /// Cancels what nobody wants any more.
+    pub(super) fn cancel_unwanted(&mut self, ctx: &mut Context<'_>) {
+        let Some(content) = &self.content else { return };
+        if self.prefetch == Prefetch::All {
+            return;
+        }
+        let mut checked: BTreeSet<u32> = BTreeSet::new();
+        let mut unwanted = Vec::new();
+        for peer in self.peers.values() {
+            for request in peer.flow.requests() {
+                let (piece, block) = (request.span.piece.0, request.span.block().0);
+                let wanted = checked.contains(&request.number) || self.readers.want(piece, block, &content.pieces);
+                if wanted {
+                    checked.insert(request.number);
+                } else {
+                    unwanted.push((peer.conn, request.number));
+                }
+            }
+        }
+        for (conn, number) in unwanted {
+            self.cancel(ctx, conn, number);
+        }
+    }
+
+    /// A block came: to storage with it, if it was asked for and is still missing.
+    pub(in crate::engine) fn block(&mut self, ctx: &mut Context<'_>, conn: ConnId, span: BlockSpan) {
+        use crate::engine::flow::Answered;
+        let (Some(content), Some(peer)) = (&mut self.content, self.peers.get_mut(&conn)) else {
+            ctx.out.push_back(Output::Discard { span });
+            return;
+        };
+        let bytes = u64::from(span.len);
+        (peer.heard, peer.downloaded, self.downloaded) = (ctx.now, peer.downloaded + bytes, self.downloaded + bytes);
+        peer.down.add(ctx.now, bytes);
+        self.down.add(ctx.now, bytes);
+        let is_block = content.metainfo.layout().is_block(span);
+        let number = if is_block { content.pieces.number(span.piece.0, span.block().0) } else { 0 };
+        let answered = if is_block { peer.flow.arrived(ctx.now, number, span.len) } else { Answered::Unknown };
+        self.dirty.peers.insert(conn);
+        if answered == Answered::Unknown {
+            self.wasted.unasked += bytes;
+            ctx.out.push_back(Output::Discard { span });
+            if !is_block || !peer.flow.forgetful {
+                let reason = format!("sent {} bytes at {} of piece {}, unasked", span.len, span.begin, span.piece.0);
+                self.leave(ctx, conn, Some(DisconnectReason::Protocol(reason)));
+            }
+            return;
+        }
+        // A late answer to a request that was given up is as good as any, unless one peer only may deliver.
+        let allowed = content.pieces.active(span.piece.0).and_then(|active| active.isolated.as_ref());
+        let allowed = allowed.is_none_or(|isolation| isolation.sole.is_some_and(|(sole, _)| sole == conn));
+        content.pieces.unrequested(number, conn);
+        let wanted = matches!(content.pieces.state(number), BlockState::Missing | BlockState::Requested);
+        if !wanted || !allowed {
+            self.wasted.duplicate += bytes;
+            ctx.out.push_back(Output::Discard { span });
+            self.readers.missing_again();
+            return;
+        }
+        let needs_leaves = content.needs_leaves(span.piece.0);
+        content.pieces.activate(span.piece.0, needs_leaves);
+        content.availability.started(span.piece.0);
+        content.pieces.received(number, conn, peer.identity.clone());
+        self.useful += bytes;
+        ctx.out.push_back(Output::Store { torrent: self.key, conn, span });
+        let others: Vec<_> = content.pieces.asked(number).collect();
+        for other in others {
+            self.cancel(ctx, other, number);
+        }
+    }
+
+    /// Asks a second peer for blocks that reads are blocked on, where that brings them earlier and the budget allows.
+    pub(super) fn hedge(&mut self, ctx: &mut Context<'_>) {
+        let guess = self.estimate(ctx).guess;
+        let Some(content) = &self.content else { return };
+        for number in self.readers.blocked_on(&content.pieces, HEDGE_LOOKS) {
+            let Some((conn, span)) = self.second_peer(ctx, number, guess) else { continue };
+            let budget = HEDGE_START + (self.useful as f64 * HEDGE_SHARE) as u64;
+            if self.hedged + u64::from(span.len) > budget {
+                return;
+            }
+            self.hedged += u64::from(span.len);
+            if let (Some(content), Some(peer)) = (&mut self.content, self.peers.get_mut(&conn)) {
+                content.pieces.requested(number, conn);
+                peer.flow.sent(ctx.now, number, span);
+                peer.send(ctx.now, ctx.out, Message::Request(span));
+            }
+        }
+    }
+
+    /// A peer that would deliver a requested block clearly earlier than the one that was asked.
+    fn second_peer(&self, ctx: &Context<'_>, number: u32, guess: f64) -> Option<(ConnId, BlockSpan)> {
+        let content = self.content.as_ref()?;
+        let mut asked = content.pieces.asked(number);
+        let (first, None) = (asked.next()?, asked.next()) else { return None };
+        if content.pieces.state(number) != BlockState::Requested {
+            return None;
+        }
+        let holder = self.peers.get(&first)?;
+        let request = holder.flow.find(number)?;
+        let left = request.due.saturating_duration_since(ctx.now);
+        let overdue = ctx.now.saturating_duration_since(request.due);
+        let piece = request.span.piece.0;
+        let able = self.peers.values().filter(|peer| {
+            peer.conn != first
+                && peer.flow.stalls == 0
+                && !peer.flow.knows(number)
+                && (peer.flow.in_flight() as u32) < peer.flow.limit(ctx.config.max_requests)
+                && self.may_ask(ctx, content, peer, piece)
+        });
+        let best = able.map(|peer| (peer.flow.eta(ctx.now, guess), peer.conn)).min_by(|a, b| a.0.total_cmp(&b.0))?;
+        // An overdue answer is expected to take as long again as it is late, and one of a stranger as long as it took.
+        let expected = if holder.flow.delay_s().is_none() {
+            ctx.now.saturating_duration_since(request.sent)
+        } else if overdue.is_zero() {
+            left
+        } else {
+            overdue.max(Duration::from_millis(50))
+        };
+        (best.0 * 2.0 < expected.as_secs_f64() && expected.as_secs_f64() > MIN_GAIN_S).then_some((best.1, request.span))
+    }
+}

@@ -1,0 +1,189 @@
+//! One torrent: its scope. The parts of its work are in the files beside this one.
+
+mod duties;
+mod exchange;
+mod fetch;
+mod membership;
+mod messages;
+mod reading;
+mod serve;
+mod verify;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::availability::Availability;
+use super::choker::Choker;
+use super::dial::Candidates;
+use super::event::Prefetch;
+use super::fetch_metainfo::MetainfoFetch;
+use super::manager::Context;
+use super::meter::RateMeter;
+use super::peer::Peer;
+use super::pieces::PieceManager;
+use super::readers::Readers;
+use super::{DisconnectReason, Output, ReadError, TorrentStats, Wasted};
+use crate::metainfo::Metainfo;
+use crate::types::{Bitfield, ConnId, InfoId, PeerIdentity, TorrentKey};
+use verify::LeafJob;
+
+/// What is known once there is a metainfo.
+#[derive(Debug)]
+struct Content {
+    metainfo: Arc<Metainfo>,
+    pieces: PieceManager,
+    availability: Availability,
+    /// Questions for leaf hashes under way, by piece.
+    leaf_jobs: BTreeMap<u32, LeafJob>,
+    /// Pieces that one peer at a time may deliver.
+    isolated: BTreeSet<u32>,
+}
+
+/// Whose queues may have room, or which new work there is.
+#[derive(Debug, Default)]
+struct Dirty {
+    peers: BTreeSet<ConnId>,
+    all: bool,
+}
+
+/// One torrent.
+#[derive(Debug)]
+pub(super) struct Torrent {
+    key: TorrentKey,
+    content: Option<Content>,
+    /// The search for the metainfo, while it goes on.
+    search: Option<MetainfoFetch>,
+    prefetch: Prefetch,
+    peers: BTreeMap<ConnId, Peer>,
+    candidates: Candidates,
+    readers: Readers,
+    choker: Choker,
+    dirty: Dirty,
+    /// What the swarm was last taken to deliver, and when.
+    estimate: Option<(Instant, fetch::Estimate)>,
+    /// How often each peer contributed to a piece that failed without a culprit.
+    suspicion: BTreeMap<Arc<PeerIdentity>, u32>,
+    /// Storage failed: no new requests before this.
+    hold: Option<Instant>,
+    next_duty: Instant,
+    next_round: Instant,
+    next_housekeeping: Instant,
+    down: RateMeter,
+    up: RateMeter,
+    downloaded: u64,
+    uploaded: u64,
+    /// Payload bytes that were stored and not thrown away later.
+    useful: u64,
+    hedged: u64,
+    wasted: Wasted,
+    hash_failures: u64,
+}
+
+impl Torrent {
+    /// A torrent of which nothing is known but, perhaps, the id to search its metainfo with.
+    pub(super) fn new(now: Instant, key: TorrentKey, search: Option<InfoId>) -> Self {
+        Self {
+            key,
+            content: None,
+            search: search.map(MetainfoFetch::new),
+            prefetch: Prefetch::None,
+            peers: BTreeMap::new(),
+            candidates: Candidates::default(),
+            readers: Readers::default(),
+            choker: Choker::default(),
+            dirty: Dirty::default(),
+            estimate: None,
+            suspicion: BTreeMap::new(),
+            hold: None,
+            next_duty: now,
+            next_round: now,
+            next_housekeeping: now,
+            down: RateMeter::default(),
+            up: RateMeter::default(),
+            downloaded: 0,
+            uploaded: 0,
+            useful: 0,
+            hedged: 0,
+            wasted: Wasted::default(),
+            hash_failures: 0,
+        }
+    }
+
+    /// The metainfo is known.
+    pub(super) fn open(&mut self, ctx: &mut Context<'_>, metainfo: Arc<Metainfo>, verified: Bitfield) {
+        if self.content.is_some() {
+            return;
+        }
+        self.search = None;
+        let layout = metainfo.layout().clone();
+        let pieces = PieceManager::new(layout, verified, metainfo.algorithm().verifies_blocks());
+        let availability = Availability::new(metainfo.piece_count());
+        self.content =
+            Some(Content { metainfo, pieces, availability, leaf_jobs: BTreeMap::new(), isolated: BTreeSet::new() });
+        self.set_prefetch(ctx, self.prefetch);
+        let conns: Vec<_> = self.peers.keys().copied().collect();
+        for conn in conns {
+            self.introduce(ctx, conn);
+        }
+        self.dial(ctx);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.content.is_some()
+    }
+
+    pub(super) fn has_conn(&self, conn: ConnId) -> bool {
+        self.peers.contains_key(&conn)
+    }
+
+    /// What to fetch beyond what is read.
+    pub(super) fn set_prefetch(&mut self, ctx: &mut Context<'_>, prefetch: Prefetch) {
+        self.prefetch = prefetch;
+        if let Some(content) = &mut self.content {
+            match prefetch {
+                Prefetch::None => content.availability.stop_order(),
+                Prefetch::All => content.availability.start_order(content.pieces.have()),
+            }
+        }
+        if prefetch == Prefetch::None {
+            self.cancel_unwanted(ctx);
+        }
+        self.dirty.all = true;
+    }
+
+    /// The torrent is removed: everything ends.
+    pub(super) fn close(&mut self, ctx: &mut Context<'_>) {
+        for read in self.readers.read_ids() {
+            ctx.out.push_back(Output::ReadFailed { read, reason: ReadError::Closed });
+        }
+        for conn in std::mem::take(&mut self.peers).into_keys() {
+            ctx.disconnect(conn, DisconnectReason::Removed);
+        }
+        self.content = None;
+    }
+
+    /// Whether everything is here.
+    fn is_complete(&self) -> bool {
+        self.content.as_ref().is_some_and(|content| content.pieces.is_complete())
+    }
+
+    pub(super) fn stats(&self, now: Instant) -> TorrentStats {
+        let pieces = self.content.as_ref().map_or(0, |content| content.metainfo.piece_count());
+        TorrentStats {
+            has_metainfo: self.content.is_some(),
+            is_complete: self.is_complete(),
+            verified_bytes: self.content.as_ref().map_or(0, |content| content.pieces.verified_bytes()),
+            downloaded_bytes: self.downloaded,
+            uploaded_bytes: self.uploaded,
+            download_rate: self.down.per_second(now) as u64,
+            upload_rate: self.up.per_second(now) as u64,
+            wasted: self.wasted,
+            hedged_bytes: self.hedged,
+            hash_failures: self.hash_failures,
+            waiting_reads: self.readers.waiting_reads(),
+            known_addresses: self.candidates.len(),
+            peers: self.peers.values().map(|peer| peer.stats(now, pieces)).collect(),
+        }
+    }
+}

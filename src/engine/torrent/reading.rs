@@ -1,0 +1,94 @@
+//! Reads of files: what waits, and how far ahead to fetch.
+
+use std::time::Duration;
+
+use super::Torrent;
+use crate::engine::manager::Context;
+use crate::engine::{Output, ReadError};
+use crate::types::{FileIndex, ReadId, ReaderId};
+
+/// Seconds of the swarm's rate that a window holds at most.
+const WINDOW_S: f64 = 4.0;
+/// Bytes that a window may hold whatever the rate: slow swarms have to be asked ahead all the more.
+const MIN_WINDOW: f64 = 1024.0 * 1024.0;
+
+impl Torrent {
+    pub(in crate::engine) fn open_reader(
+        &mut self,
+        ctx: &mut Context<'_>,
+        reader: ReaderId,
+        file: FileIndex,
+        timeout: Duration,
+    ) {
+        self.readers.open(ctx.now, reader, file, timeout);
+    }
+
+    /// A read that waits for blocks.
+    pub(in crate::engine) fn read(
+        &mut self,
+        ctx: &mut Context<'_>,
+        read: ReadId,
+        reader: ReaderId,
+        offset: u64,
+        len: u32,
+    ) {
+        let Some(content) = self.content.as_ref().filter(|_| self.readers.has_reader(reader)) else {
+            ctx.out.push_back(Output::ReadFailed { read, reason: ReadError::Closed });
+            return;
+        };
+        let bytes = offset..offset.saturating_add(u64::from(len));
+        if self.readers.read(ctx.now, read, reader, bytes, &content.pieces) {
+            ctx.out.push_back(Output::ReadReady { read });
+        } else {
+            self.wake_duties(ctx.now);
+        }
+        self.move_window(ctx, reader, offset, len);
+        self.dirty.all = true;
+    }
+
+    /// A read that storage answered.
+    pub(in crate::engine) fn read_cached(&mut self, ctx: &mut Context<'_>, reader: ReaderId, offset: u64, len: u32) {
+        self.move_window(ctx, reader, offset, len);
+    }
+
+    fn move_window(&mut self, ctx: &mut Context<'_>, reader: ReaderId, offset: u64, len: u32) {
+        let rate = self.estimate(ctx).rate;
+        let limit = ((rate * WINDOW_S).max(MIN_WINDOW) as u64).min(ctx.config.max_window);
+        let Some(content) = &self.content else { return };
+        let bytes = offset..offset.saturating_add(u64::from(len));
+        let moved = self.readers.touch(ctx.now, reader, bytes, limit, &content.pieces);
+        if moved.sought {
+            self.cancel_unwanted(ctx);
+        }
+        self.dirty.all |= moved.moved;
+    }
+
+    /// Nobody waits for a read any more.
+    pub(in crate::engine) fn cancel_read(&mut self, ctx: &mut Context<'_>, read: ReadId) {
+        if self.readers.drop_read(read) {
+            self.cancel_unwanted(ctx);
+        }
+    }
+
+    /// A handle was closed.
+    pub(in crate::engine) fn close_reader(&mut self, ctx: &mut Context<'_>, reader: ReaderId) {
+        for read in self.readers.close(reader) {
+            ctx.out.push_back(Output::ReadFailed { read, reason: ReadError::Closed });
+        }
+        self.cancel_unwanted(ctx);
+    }
+
+    /// Ends reads that have waited for too long without progress.
+    pub(super) fn expire_reads(&mut self, ctx: &mut Context<'_>) {
+        let expired = self.readers.expired(ctx.now);
+        if expired.is_empty() {
+            return;
+        }
+        let peers = self.peers.len();
+        for (read, timeout) in expired {
+            self.readers.drop_read(read);
+            ctx.out.push_back(Output::ReadFailed { read, reason: ReadError::Timeout { timeout, peers } });
+        }
+        self.cancel_unwanted(ctx);
+    }
+}

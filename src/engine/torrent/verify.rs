@@ -1,0 +1,469 @@
+//! From received to verified: verdicts of storage, leaf hashes, and who is to blame.
+//!
+//! A block that fails its leaf hash is the fault of who sent it. A piece that fails as a whole proves something only
+//! if one peer sent all of it. Otherwise the piece is *isolated*: fetched again from one peer at a time, so that the
+//! next failure is proof. Whoever contributed to failed pieces most often is tried first. Honest peers are never
+//! banned by this: what they send alone does not fail.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::{Content, Torrent};
+use crate::engine::manager::Context;
+use crate::engine::peer::HashAsk;
+use crate::engine::pieces::{Isolation, Leaves};
+use crate::engine::{Output, PieceOutcome, Verdict};
+use crate::metainfo::LeafRequest;
+use crate::types::{BlockSpan, ConnId, PieceIndex};
+use crate::wire::{HashRequest, Message};
+
+/// How long a peer has to answer a question for leaf hashes.
+const HASH_TIMEOUT: Duration = Duration::from_secs(4);
+/// After a failure of storage nothing is requested for so long.
+const STORAGE_HOLD: Duration = Duration::from_secs(1);
+/// Times that a peer may take for an isolated piece: as long as this, and a multiple of what its rate says.
+const SOLE_LEAST: Duration = Duration::from_secs(8);
+/// Peers under suspicion that are remembered.
+const MAX_SUSPECTS: usize = 1024;
+
+/// The leaf hashes of one piece, on their way.
+#[derive(Debug, Default)]
+pub(super) struct LeafJob {
+    parts: Vec<(LeafRequest, Option<Vec<[u8; 32]>>)>,
+    /// Peers that do not tell.
+    tried: BTreeSet<ConnId>,
+}
+
+impl Content {
+    /// Whether single blocks of a piece can be verified, with hashes that peers have to tell.
+    pub(super) fn needs_leaves(&self, piece: u32) -> bool {
+        self.metainfo.algorithm().verifies_blocks() && self.pieces.blocks_in(piece) > 1
+    }
+}
+
+impl Torrent {
+    /// Asks for the leaf hashes of an active piece. Nobody to ask: it is checked as a whole.
+    pub(super) fn ask_leaves(&mut self, ctx: &mut Context<'_>, piece: u32, prefer: Option<ConnId>) {
+        let Some(content) = &mut self.content else { return };
+        let job = content.leaf_jobs.entry(piece).or_default();
+        if job.parts.is_empty() {
+            let requests = content.metainfo.leaf_requests(PieceIndex(piece));
+            job.parts = requests.into_iter().map(|request| (request, None)).collect();
+        }
+        let able = self.peers.values().filter(|p| p.hashes && p.has(piece) && !job.tried.contains(&p.conn));
+        let best = able.min_by(|a, b| {
+            let key = |p: &crate::engine::peer::Peer| (p.flow.stalls, Some(p.conn) != prefer, p.asks.len());
+            key(a).cmp(&key(b))
+        });
+        let Some(conn) = best.map(|peer| peer.conn).filter(|_| !job.parts.is_empty()) else {
+            content.leaf_jobs.remove(&piece);
+            if let Some(active) = content.pieces.active_mut(piece) {
+                active.leaves = Leaves::Unavailable;
+            }
+            self.readers.missing_again();
+            self.dirty.all = true;
+            self.check_if_settled(ctx, piece);
+            return;
+        };
+        let missing: Vec<_> = job.parts.iter().filter(|(_, got)| got.is_none()).map(|(request, _)| *request).collect();
+        if let Some(active) = content.pieces.active_mut(piece) {
+            active.leaves = Leaves::Asked;
+        }
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        for leaves in missing {
+            let ask = HashAsk { piece, leaves, sent: ctx.now };
+            peer.asks.push(ask);
+            peer.send(ctx.now, ctx.out, Message::HashRequest(ask.wire()));
+        }
+    }
+
+    /// A peer did not tell the leaf hashes of a piece: others are asked.
+    pub(super) fn ask_leaves_elsewhere(&mut self, ctx: &mut Context<'_>, piece: u32, not: ConnId) {
+        let Some(content) = &mut self.content else { return };
+        let Some(job) = content.leaf_jobs.get_mut(&piece) else { return };
+        if let Some(peer) = self.peers.get_mut(&not) {
+            peer.asks.retain(|ask| ask.piece != piece);
+        }
+        if job.tried.insert(not) && content.pieces.active(piece).is_some() {
+            self.ask_leaves(ctx, piece, None);
+        }
+    }
+
+    /// The question that a peer's answer is about.
+    fn take_ask(&mut self, conn: ConnId, request: &HashRequest) -> Option<HashAsk> {
+        let peer = self.peers.get_mut(&conn)?;
+        let at = peer.asks.iter().position(|ask| ask.wire() == *request)?;
+        Some(peer.asks.remove(at))
+    }
+
+    /// Hashes came.
+    pub(super) fn hashes(&mut self, ctx: &mut Context<'_>, conn: ConnId, request: &HashRequest, hashes: &[u8]) {
+        let Some(ask) = self.take_ask(conn, request) else { return };
+        let piece = ask.piece;
+        let Some(content) = &mut self.content else { return };
+        let Some(job) = content.leaf_jobs.get_mut(&piece) else { return };
+        let leaves = match content.metainfo.verify_leaves(PieceIndex(piece), &ask.leaves, hashes) {
+            Ok(leaves) => leaves,
+            Err(error) => {
+                self.hash_failures += 1;
+                if let Some(identity) = self.peers.get(&conn).map(|peer| peer.identity.clone()) {
+                    self.ban(ctx, &identity, format!("sent wrong hashes: {error}"));
+                }
+                self.ask_leaves_elsewhere(ctx, piece, conn);
+                return;
+            }
+        };
+        if let Some(part) = job.parts.iter_mut().find(|(request, got)| *request == ask.leaves && got.is_none()) {
+            part.1 = Some(leaves);
+        }
+        if job.parts.iter().any(|(_, got)| got.is_none()) {
+            return;
+        }
+        let all: Vec<[u8; 32]> = job.parts.drain(..).filter_map(|(_, got)| got).flatten().collect();
+        content.leaf_jobs.remove(&piece);
+        content.pieces.set_leaves_known(piece);
+        ctx.out.push_back(Output::SetLeaves { torrent: self.key, piece: PieceIndex(piece), leaves: all.into() });
+        self.check_settled(ctx, piece);
+        self.retire(piece);
+    }
+
+    /// A peer will not tell hashes. It may hold piece hashes only: no offence.
+    pub(super) fn hashes_rejected(&mut self, ctx: &mut Context<'_>, conn: ConnId, request: &HashRequest) {
+        if let Some(ask) = self.take_ask(conn, request) {
+            self.ask_leaves_elsewhere(ctx, ask.piece, conn);
+        }
+    }
+
+    /// Gives up on questions that were not answered in time.
+    pub(super) fn expire_hashes(&mut self, ctx: &mut Context<'_>) {
+        let late = |ask: &HashAsk| ctx.now.saturating_duration_since(ask.sent) > HASH_TIMEOUT;
+        let overdue: Vec<(ConnId, u32)> = self
+            .peers
+            .values()
+            .flat_map(|peer| peer.asks.iter().filter(|ask| late(ask)).map(|ask| (peer.conn, ask.piece)))
+            .collect();
+        for (conn, piece) in overdue {
+            self.ask_leaves_elsewhere(ctx, piece, conn);
+        }
+    }
+
+    /// Storage has a block, or not.
+    pub(in crate::engine) fn stored(&mut self, ctx: &mut Context<'_>, span: BlockSpan, conn: ConnId, verdict: Verdict) {
+        let Some(content) = &mut self.content else { return };
+        if !content.metainfo.layout().is_block(span) {
+            return;
+        }
+        let piece = span.piece.0;
+        let number = content.pieces.number(piece, span.block().0);
+        if !content.pieces.awaits_verdict(number, conn) {
+            return;
+        }
+        match verdict {
+            Verdict::Verified => self.verified(ctx, number),
+            Verdict::Unverified => self.unverified(ctx, piece, number),
+            Verdict::Corrupt => {
+                self.blame_block(ctx, span);
+                self.retire(piece);
+            }
+            Verdict::Failed => {
+                self.unstored(ctx, &[span]);
+                self.retire(piece);
+            }
+        }
+    }
+
+    fn unverified(&mut self, ctx: &mut Context<'_>, piece: u32, number: u32) {
+        let Some(content) = &mut self.content else { return };
+        let knew = content.pieces.settled(number);
+        self.readers.arrived(ctx.now, piece);
+        let needs_leaves = content.needs_leaves(piece);
+        match content.pieces.active(piece).map(|active| &active.leaves) {
+            Some(Leaves::Known) if needs_leaves && !knew => self.check_settled(ctx, piece),
+            Some(Leaves::Known) if needs_leaves => {
+                // Storage was given the leaves before this block, and does not remember them.
+                content.pieces.forget_leaves(piece);
+                self.ask_leaves(ctx, piece, None);
+            }
+            // Forgotten with a piece that storage gave up, while this block was on its way.
+            Some(Leaves::Unknown) => self.ask_leaves(ctx, piece, None),
+            _ => self.check_if_settled(ctx, piece),
+        }
+    }
+
+    /// Has storage check what it holds of a piece, once it holds all of it.
+    fn check_if_settled(&mut self, ctx: &mut Context<'_>, piece: u32) {
+        if self.content.as_ref().is_some_and(|content| content.pieces.is_settled(piece)) {
+            self.check_settled(ctx, piece);
+        }
+    }
+
+    /// Has storage check the blocks that it holds unverified.
+    fn check_settled(&mut self, ctx: &mut Context<'_>, piece: u32) {
+        let Some(content) = &mut self.content else { return };
+        let blocks = content.pieces.settled_blocks(piece);
+        let Some(active) = content.pieces.active_mut(piece) else { return };
+        if blocks.is_empty() || active.checking.is_some() {
+            return;
+        }
+        active.checking = Some(blocks.clone());
+        ctx.out.push_back(Output::CheckPiece { torrent: self.key, piece: PieceIndex(piece), blocks });
+    }
+
+    /// Storage has checked a piece.
+    pub(in crate::engine) fn piece_checked(&mut self, ctx: &mut Context<'_>, piece: u32, outcome: PieceOutcome) {
+        let Some(content) = &mut self.content else { return };
+        let checked = content.pieces.active_mut(piece).and_then(|active| active.checking.take());
+        let Some(checked) = checked else { return };
+        match outcome {
+            PieceOutcome::Verified => self.all_verified(ctx, &checked),
+            PieceOutcome::Blocks { corrupt } => {
+                let (bad, good): (Vec<_>, Vec<_>) = checked.into_iter().partition(|span| corrupt.contains(span));
+                self.all_verified(ctx, &good);
+                for span in bad {
+                    self.blame_block(ctx, span);
+                }
+            }
+            PieceOutcome::Corrupt => self.piece_failed(ctx, piece, &checked),
+            PieceOutcome::Failed => self.unstored(ctx, &checked),
+        }
+        let known = |content: &Content| content.pieces.active(piece).is_some_and(|a| a.leaves == Leaves::Known);
+        if self.content.as_ref().is_some_and(known) {
+            self.check_settled(ctx, piece);
+        } else {
+            self.check_if_settled(ctx, piece);
+        }
+        self.retire(piece);
+    }
+
+    fn all_verified(&mut self, ctx: &mut Context<'_>, spans: &[BlockSpan]) {
+        for span in spans {
+            let number = self.content.as_ref().map(|c| c.pieces.number(span.piece.0, span.block().0));
+            if let Some(number) = number {
+                self.verified(ctx, number);
+            }
+        }
+    }
+
+    /// A block is verified: reads go on, and perhaps others want the piece.
+    fn verified(&mut self, ctx: &mut Context<'_>, number: u32) {
+        let Some(content) = &mut self.content else { return };
+        let complete = content.pieces.verified(number);
+        let copies: Vec<_> = content.pieces.asked(number).collect();
+        for read in self.readers.verified(ctx.now, number) {
+            ctx.out.push_back(Output::ReadReady { read });
+        }
+        for conn in copies {
+            self.cancel(ctx, conn, number);
+        }
+        if complete {
+            let piece = self.content.as_ref().map_or(0, |content| content.pieces.place(number).0);
+            self.piece_complete(ctx, piece);
+        }
+    }
+
+    fn piece_complete(&mut self, ctx: &mut Context<'_>, piece: u32) {
+        let Some(content) = &mut self.content else { return };
+        let isolation = content.pieces.active_mut(piece).and_then(|active| active.isolated.take());
+        if let Some((sole, _)) = isolation.and_then(|isolation| isolation.sole)
+            && let Some(peer) = self.peers.get(&sole)
+        {
+            self.suspicion.remove(&peer.identity);
+        }
+        content.isolated.remove(&piece);
+        content.leaf_jobs.remove(&piece);
+        content.availability.started(piece);
+        let mut conns = Vec::new();
+        for peer in self.peers.values_mut() {
+            peer.asks.retain(|ask| ask.piece != piece);
+            if peer.has(piece) {
+                peer.useful = peer.useful.saturating_sub(1);
+                conns.push(peer.conn);
+            } else {
+                peer.send(ctx.now, ctx.out, Message::Have(PieceIndex(piece)));
+            }
+        }
+        for conn in conns {
+            self.update_interest(ctx, conn);
+        }
+        self.retire(piece);
+    }
+
+    /// A block failed its leaf hash: whoever sent it is corrupt.
+    fn blame_block(&mut self, ctx: &mut Context<'_>, span: BlockSpan) {
+        let Some(content) = &mut self.content else { return };
+        let number = content.pieces.number(span.piece.0, span.block().0);
+        let culprit = content.pieces.deliverer(number);
+        content.pieces.set_missing(number);
+        self.wasted.corrupt += u64::from(span.len);
+        self.useful = self.useful.saturating_sub(u64::from(span.len));
+        self.hash_failures += 1;
+        self.readers.missing_again();
+        self.dirty.all = true;
+        if let Some(identity) = culprit {
+            let reason = format!("sent wrong bytes: block {} of piece {}", span.block().0, span.piece.0);
+            self.ban(ctx, &identity, reason);
+        }
+    }
+
+    /// A piece failed as a whole.
+    fn piece_failed(&mut self, ctx: &mut Context<'_>, piece: u32, checked: &[BlockSpan]) {
+        let Some(content) = &mut self.content else { return };
+        let Some(active) = content.pieces.active(piece) else { return };
+        if active.leaves == Leaves::Known && content.needs_leaves(piece) {
+            // The leaves came while it was checked: they tell which block it was.
+            return;
+        }
+        let contributors = active.contributors();
+        let bytes: u64 = checked.iter().map(|span| u64::from(span.len)).sum();
+        self.hash_failures += 1;
+        self.wasted.corrupt += bytes;
+        self.useful = self.useful.saturating_sub(bytes);
+        for number in content.pieces.received_blocks(piece) {
+            content.pieces.set_missing(number);
+        }
+        self.readers.missing_again();
+        self.dirty.all = true;
+        if let [culprit] = &contributors[..] {
+            self.ban(ctx, &culprit.clone(), format!("sent wrong bytes: piece {piece}"));
+        } else if self.suspicion.len() < MAX_SUSPECTS {
+            for suspect in contributors {
+                *self.suspicion.entry(suspect).or_default() += 1;
+            }
+        }
+        if let Some(content) = &mut self.content {
+            content.isolated.insert(piece);
+            if let Some(active) = content.pieces.active_mut(piece) {
+                active.isolated.get_or_insert_with(Isolation::default);
+            }
+        }
+        self.assign_sole(ctx, piece);
+    }
+
+    /// Chooses the peer that an isolated piece is fetched from next, and starts it anew.
+    fn assign_sole(&mut self, ctx: &mut Context<'_>, piece: u32) {
+        let Some(content) = &mut self.content else { return };
+        let mut asked: Vec<(ConnId, u32)> = Vec::new();
+        for block in 0..content.pieces.blocks_in(piece) {
+            let number = content.pieces.number(piece, block);
+            asked.extend(content.pieces.asked(number).map(|conn| (conn, number)));
+        }
+        for number in content.pieces.received_blocks(piece) {
+            content.pieces.set_missing(number);
+        }
+        let Some(isolation) = content.pieces.active_mut(piece).and_then(|active| active.isolated.as_mut()) else {
+            return;
+        };
+        isolation.tried.extend(isolation.sole.take().map(|(conn, _)| conn));
+        let able: Vec<_> = self.peers.values().filter(|peer| peer.serves(ctx.now, piece)).collect();
+        if able.iter().all(|peer| isolation.tried.contains(&peer.conn)) {
+            isolation.tried.clear();
+        }
+        let untried = able.into_iter().filter(|peer| !isolation.tried.contains(&peer.conn));
+        let best = untried.max_by(|a, b| {
+            let suspicion = |p: &crate::engine::peer::Peer| self.suspicion.get(&p.identity).copied().unwrap_or(0);
+            let eta = |p: &crate::engine::peer::Peer| p.flow.eta(ctx.now, 1e6);
+            suspicion(a).cmp(&suspicion(b)).then_with(|| eta(b).total_cmp(&eta(a)))
+        });
+        isolation.sole = best.map(|peer| (peer.conn, ctx.now));
+        for (conn, number) in asked {
+            self.cancel(ctx, conn, number);
+        }
+        self.readers.missing_again();
+        self.dirty.all = true;
+    }
+
+    /// A peer cannot go on with the isolated pieces that it was to deliver: others get their turn.
+    pub(super) fn reassign_isolated_of(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
+        let Some(content) = &self.content else { return };
+        let sole_of = |piece: &u32| {
+            let isolation = content.pieces.active(*piece)?.isolated.as_ref()?;
+            isolation.sole.filter(|(sole, _)| *sole == conn)
+        };
+        let peer = self.peers.get(&conn);
+        let stuck = |piece: &u32| !peer.is_some_and(|peer| peer.serves(ctx.now, *piece));
+        let pieces: Vec<_> =
+            content.isolated.iter().copied().filter(|piece| sole_of(piece).is_some() && stuck(piece)).collect();
+        for piece in pieces {
+            self.assign_sole(ctx, piece);
+        }
+    }
+
+    /// Isolated pieces whose peer takes too long, or that have none, get the next one.
+    pub(super) fn expire_isolated(&mut self, ctx: &mut Context<'_>) {
+        let Some(content) = &self.content else { return };
+        let too_long = |conn: ConnId, since: Instant, piece: u32| {
+            let Some(peer) = self.peers.get(&conn) else { return true };
+            let rate = peer.flow.rate(ctx.now).unwrap_or(100e3).max(1e3);
+            let bound = f64::from(content.metainfo.layout().piece_len(PieceIndex(piece))) / rate * 3.0;
+            ctx.now.saturating_duration_since(since) > SOLE_LEAST + Duration::from_secs_f64(bound.min(600.0))
+                || peer.flow.stalls > 0
+        };
+        let stuck = |piece: &u32| {
+            let active = content.pieces.active(*piece);
+            let checking = active.is_some_and(|active| active.checking.is_some());
+            let sole = active.and_then(|active| active.isolated.as_ref()).and_then(|isolation| isolation.sole);
+            !checking && sole.is_none_or(|(conn, since)| too_long(conn, since, *piece))
+        };
+        let pieces: Vec<_> = content.isolated.iter().copied().filter(stuck).collect();
+        for piece in pieces {
+            self.assign_sole(ctx, piece);
+        }
+    }
+
+    /// Storage could not keep blocks.
+    fn unstored(&mut self, ctx: &mut Context<'_>, spans: &[BlockSpan]) {
+        let Some(content) = &mut self.content else { return };
+        for span in spans {
+            content.pieces.set_missing(content.pieces.number(span.piece.0, span.block().0));
+            self.wasted.unstored += u64::from(span.len);
+        }
+        self.readers.missing_again();
+        self.hold = Some(ctx.now + STORAGE_HOLD);
+        self.dirty.all = true;
+    }
+
+    /// Storage gave up a piece. What it was given of it and has not answered for is gone as well.
+    pub(in crate::engine) fn lost(&mut self, ctx: &mut Context<'_>, piece: u32) {
+        let Some(content) = &mut self.content else { return };
+        let had = content.pieces.has(piece);
+        if let Some(active) = content.pieces.active_mut(piece) {
+            active.checking = None;
+        }
+        for number in content.pieces.received_blocks(piece) {
+            content.pieces.set_missing(number);
+        }
+        let mut lost = Vec::new();
+        for block in 0..content.pieces.blocks_in(piece) {
+            let number = content.pieces.number(piece, block);
+            if content.pieces.is_verified(number) {
+                content.pieces.set_missing(number);
+                lost.push(block);
+            }
+        }
+        for block in lost {
+            self.readers.lost(piece, block, &content.pieces);
+        }
+        content.pieces.forget_leaves_unless_asked(piece);
+        content.availability.missing(piece);
+        self.retire(piece);
+        self.dirty.all = true;
+        if !had {
+            return;
+        }
+        let mut conns = Vec::new();
+        for peer in self.peers.values_mut() {
+            if peer.dont_have_id != 0 {
+                let payload = piece.to_be_bytes().to_vec().into();
+                let id = peer.dont_have_id;
+                peer.send(ctx.now, ctx.out, Message::Extended { id, payload });
+            }
+            if peer.has(piece) {
+                peer.useful += 1;
+                conns.push(peer.conn);
+            }
+        }
+        for conn in conns {
+            self.update_interest(ctx, conn);
+        }
+    }
+}
