@@ -1,0 +1,182 @@
+//! Mounts torrents with FUSE: the only room that knows the kernel interface.
+//!
+//! The kernel's page cache does most of the work. Inodes never change their bytes, so it keeps pages over closing
+//! and opening, and a second read of anything does not come here at all. Requests are served by a few threads that
+//! never wait; see `waiting` for what happens to a read whose bytes are elsewhere.
+
+mod adapter;
+mod convert;
+mod device;
+mod error;
+mod foreign;
+mod mountinfo;
+mod mountpoint;
+mod waiting;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fuser::{Config, Session, SessionACL};
+
+use crate::node::api::ApiError;
+use crate::node::mount::{MountOptions, MountView, Mounted, Mounter};
+use crate::vfs::{Owner, Vfs};
+use adapter::Adapter;
+use device::Unmounted;
+use error::MountError;
+use mountinfo::MountEntry;
+use waiting::{Waiting, drop_stale_pages};
+
+pub use foreign::unmount_foreign;
+
+/// Threads that serve one mount, at the most; each has a device of its own.
+const MAX_THREADS: usize = 4;
+/// How far the kernel reads ahead, where it may be told. Where bytes come from a swarm 200 µs away, one reader gets
+/// 420 MiB/s with the kernel's 128 KiB, 1000 with this and 1400 with 1 MiB; but all of a request must be here before
+/// any of it is read, and a page fault in a mapped file asks for this much around it.
+const READ_AHEAD_KIB: u32 = 512;
+/// How long to wait for the threads of a mount that has been taken away. They end at once, unless a program that
+/// still uses it keeps them.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Mounts with FUSE: by `mount(2)` where this process may, else by `fusermount3`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FuseMounter;
+
+impl Mounter for FuseMounter {
+    fn mount(&self, view: MountView, mountpoint: &Path, options: &MountOptions) -> Result<Box<dyn Mounted>, ApiError> {
+        let owner = Owner { uid: options.uid, gid: options.gid };
+        let vfs = Vfs::new(view.metainfo, view.content, owner).map_err(MountError::Tree)?;
+        Ok(Box::new(FuseMount::start(vfs, mountpoint, options)?))
+    }
+}
+
+/// A mount that is being served.
+struct FuseMount {
+    mountpoint: PathBuf,
+    /// `major:minor` of the filesystem.
+    device: String,
+    waiting: Arc<Waiting>,
+    connection: Arc<Connection>,
+}
+
+/// The device of a mount, for as long as its threads run. Not longer: the last to close it ends the mount, and
+/// programs must not wait for threads that are gone.
+struct Connection(Mutex<Option<OwnedFd>>);
+
+impl Connection {
+    fn is_served(&self) -> bool {
+        self.device().is_some()
+    }
+
+    fn is_alive(&self) -> bool {
+        self.device().as_ref().is_some_and(device::is_connected)
+    }
+
+    fn device(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FuseMount {
+    fn start(vfs: Vfs, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+        let mountpoint = mountpoint::prepare(mountpoint)?;
+        let (waiting, failures) = Waiting::new();
+        let waiting = Arc::new(waiting);
+        let adapter = Adapter::new(vfs, Arc::clone(&waiting));
+        let fd = device::mount(&mountpoint, options)?;
+        let taken_back = |error| {
+            let _ = device::detach(&mountpoint);
+            error
+        };
+        let connection = fd.try_clone().map_err(|error| taken_back(MountError::Handshake(error)))?;
+        let connection = Arc::new(Connection(Mutex::new(Some(connection))));
+        // Who may look is the kernel's to decide, by the mount option; fuser would keep out even root.
+        let session = Session::from_fd(adapter, fd, SessionACL::All, config())
+            .map_err(|error| taken_back(MountError::Handshake(error)))?;
+        let notifier = session.notifier();
+        let served = Arc::clone(&connection);
+        let serve = move || {
+            if let Err(error) = session.run() {
+                tracing::warn!(%error, "a mount has ended");
+            }
+            *served.device() = None;
+        };
+        thread::Builder::new()
+            .name("knot-fuse".into())
+            .spawn(serve)
+            .map_err(|error| taken_back(MountError::Thread(error)))?;
+        thread::Builder::new()
+            .name("knot-fuse-pages".into())
+            .spawn(move || drop_stale_pages(&failures, &notifier))
+            .map_err(|error| taken_back(MountError::Thread(error)))?;
+        let mounts = mountinfo::mounts_at(&mountpoint).unwrap_or_default();
+        let device = mounts.into_iter().next_back().map(|mount| mount.device).unwrap_or_default();
+        device::raise_read_ahead(&device, READ_AHEAD_KIB);
+        Ok(Self { mountpoint, device, waiting, connection })
+    }
+
+    /// The mounts at its place, from itself upwards; none where it has been unmounted.
+    fn mounts(&self) -> Vec<MountEntry> {
+        let mut mounts = mountinfo::mounts_at(&self.mountpoint).unwrap_or_default();
+        let own = mounts.iter().position(|mount| mount.device == self.device);
+        own.map(|own| mounts.split_off(own)).unwrap_or_default()
+    }
+
+    fn take_away(&self) -> Result<(), MountError> {
+        if !self.connection.is_alive() {
+            return Ok(());
+        }
+        let mounts = self.mounts();
+        if let [_, .., over] = mounts.as_slice() {
+            return Err(MountError::Covered { path: self.mountpoint.clone(), over: over.source.clone() });
+        }
+        // What waits for the swarm would keep its reader, and its reader the mount.
+        self.waiting.close();
+        if mounts.is_empty() {
+            return Ok(());
+        }
+        if device::unmount(&self.mountpoint)? == Unmounted::Detached {
+            tracing::info!(mountpoint = ?self.mountpoint, "unmounted while it was in use");
+            device::abort(&self.device);
+        }
+        Ok(())
+    }
+}
+
+impl Mounted for FuseMount {
+    fn is_alive(&self) -> bool {
+        self.connection.is_alive() && !self.mounts().is_empty()
+    }
+
+    fn unmount(self: Box<Self>) -> Result<(), ApiError> {
+        self.take_away()?;
+        let deadline = Instant::now() + END_TIMEOUT;
+        while self.connection.is_served() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
+        if self.connection.is_served() {
+            tracing::warn!(mountpoint = ?self.mountpoint, "unmounted, but a program still holds files of it open");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for FuseMount {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_away() {
+            tracing::warn!(%error, "a mount is left behind");
+        }
+    }
+}
+
+fn config() -> Config {
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    let mut config = Config::default();
+    config.n_threads = Some(cores.clamp(2, MAX_THREADS));
+    config.clone_fd = true;
+    config
+}
