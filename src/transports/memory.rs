@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::{DialError, PeerStream, Transport};
-use crate::types::{PeerAddr, PeerIdentity};
+use crate::types::{PeerAddr, PeerIdentity, SwarmId};
 
 /// Streams that may wait to be accepted at one port.
 const ACCEPT_QUEUE: usize = 64;
@@ -64,7 +64,7 @@ impl Transport for MemoryTransport {
         matches!(addr, PeerAddr::Memory(_))
     }
 
-    fn dial(&self, addr: PeerAddr) -> BoxFuture<'static, Result<PeerStream, DialError>> {
+    fn dial(&self, addr: PeerAddr, _swarm: SwarmId) -> BoxFuture<'static, Result<PeerStream, DialError>> {
         let result = self.network.connect(self.port, addr);
         Box::pin(async move { result })
     }
@@ -75,12 +75,14 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    const SWARM: SwarmId = SwarmId([5; 20]);
+
     #[tokio::test]
     async fn both_ends_talk_and_know_each_other() {
         let network = MemoryNetwork::new();
         let (alice, _) = network.join(1);
         let (_bob, mut incoming) = network.join(2);
-        let mut near = alice.dial(PeerAddr::Memory(2)).await.unwrap();
+        let mut near = alice.dial(PeerAddr::Memory(2), SWARM).await.unwrap();
         let mut far = incoming.recv().await.unwrap();
         assert_eq!((&near.identity, &far.identity), (&PeerIdentity::Memory(2), &PeerIdentity::Memory(1)));
         near.io.write_all(b"ping").await.unwrap();
@@ -96,12 +98,12 @@ mod tests {
         let network = MemoryNetwork::new();
         let (alice, gone) = network.join(1);
         drop(gone);
-        assert!(alice.dial(PeerAddr::Memory(9)).await.is_err());
-        assert!(alice.dial(PeerAddr::Memory(1)).await.is_err());
+        assert!(alice.dial(PeerAddr::Memory(9), SWARM).await.is_err());
+        assert!(alice.dial(PeerAddr::Memory(1), SWARM).await.is_err());
         let (_bob, _incoming) = network.join(2);
         for _ in 0..ACCEPT_QUEUE {
-            assert!(alice.dial(PeerAddr::Memory(2)).await.is_ok());
+            assert!(alice.dial(PeerAddr::Memory(2), SWARM).await.is_ok());
         }
-        assert!(alice.dial(PeerAddr::Memory(2)).await.err().unwrap().reason.contains("full"));
+        assert!(alice.dial(PeerAddr::Memory(2), SWARM).await.err().unwrap().reason.contains("full"));
     }
 }

@@ -4,6 +4,8 @@
 
 pub mod libp2p;
 pub mod memory;
+pub mod mse;
+pub mod socket;
 mod stream;
 
 pub use stream::{ByteStream, DialError, PeerStream, Transport};

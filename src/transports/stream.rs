@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::types::{PeerAddr, PeerIdentity};
+use crate::types::{PeerAddr, PeerIdentity, SwarmId};
 
 /// A reliable byte stream to a peer.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -25,11 +25,12 @@ pub trait Transport: Send + Sync {
     /// Whether `addr` is of this transport's kind.
     fn can_dial(&self, addr: &PeerAddr) -> bool;
 
-    /// Opens a stream to `addr`.
+    /// Opens a stream to `addr`, for the handshake of `swarm`: encryption to BitTorrent peers is keyed with it, the
+    /// other transports need not know it.
     ///
     /// # Errors
     /// When nobody answers there in time, or the peer is not who the address says.
-    fn dial(&self, addr: PeerAddr) -> BoxFuture<'static, Result<PeerStream, DialError>>;
+    fn dial(&self, addr: PeerAddr, swarm: SwarmId) -> BoxFuture<'static, Result<PeerStream, DialError>>;
 }
 
 /// Why a dial failed.

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{DialError, PeerStream, Transport};
-use crate::types::{NodeName, PeerAddr, PeerIdentity};
+use crate::types::{NodeName, PeerAddr, PeerIdentity, SwarmId};
 
 pub use address::{is_link_local, is_loopback, is_tcp, parse_listen, peer_of, resolve, tcp_socket, without_peer};
 pub use behaviour::Behaviour;
@@ -100,7 +100,7 @@ impl Transport for Libp2pTransport {
         matches!(addr, PeerAddr::Libp2p(_))
     }
 
-    fn dial(&self, addr: PeerAddr) -> BoxFuture<'static, Result<PeerStream, DialError>> {
+    fn dial(&self, addr: PeerAddr, _swarm: SwarmId) -> BoxFuture<'static, Result<PeerStream, DialError>> {
         let transport = self.clone();
         Box::pin(async move {
             let result = match &addr {

@@ -9,6 +9,8 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
+const SWARM: SwarmId = SwarmId([5; 20]);
+
 struct Host {
     peer: PeerId,
     addr: Multiaddr,
@@ -64,7 +66,7 @@ impl Host {
     }
 
     async fn dial(&self, addr: PeerAddr) -> Result<PeerStream, String> {
-        self.transport.dial(addr).await.map_err(|error| error.reason)
+        self.transport.dial(addr, SWARM).await.map_err(|error| error.reason)
     }
 }
 
@@ -150,7 +152,7 @@ async fn a_libp2p_node_that_is_no_knot_node_is_named_as_such() {
         };
         tokio::select! {
             event = other.select_next_some() => if let SwarmEvent::NewListenAddr { address, .. } = event {
-                dial = Some(alice.transport.dial(PeerAddr::Libp2p(address.to_string())));
+                dial = Some(alice.transport.dial(PeerAddr::Libp2p(address.to_string()), SWARM));
             },
             answer = answer => break answer.err().unwrap().reason,
         }
