@@ -13,7 +13,7 @@ const MAX_LEN: u64 = 4096;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
+pub(super) enum IdentityError {
     /// The file cannot be read or made.
     #[error("cannot {action} the node's key {path}: {source}", path = path.display())]
     Io {
@@ -44,7 +44,7 @@ pub enum IdentityError {
 ///
 /// # Errors
 /// When the file cannot be read or made, or holds no key.
-pub fn load_or_create(path: &Path) -> Result<Keypair, IdentityError> {
+pub(super) fn load_or_create(path: &Path) -> Result<Keypair, IdentityError> {
     if let Some(key) = load(path)? {
         return Ok(key);
     }

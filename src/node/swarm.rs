@@ -72,7 +72,7 @@ pub struct NodeSwarm {
 }
 
 /// The addresses that the node listens on now, shared with the task.
-type Listening = Arc<Mutex<Vec<String>>>;
+pub(super) type Listening = Arc<Mutex<Vec<String>>>;
 
 impl NodeSwarm {
     /// Starts a swarm, and returns when every listener is up.
@@ -129,6 +129,11 @@ impl NodeSwarm {
     /// The addresses that the node listens on now, each with its peer id.
     pub fn listen_addrs(&self) -> Vec<String> {
         self.listening.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same, as it changes.
+    pub(super) fn listening(&self) -> Listening {
+        self.listening.clone()
     }
 
     /// Closes every connection and waits until they are closed, for a bounded time.

@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 use rustix::fs::OFlags;
 
+use crate::cache::stamp_of;
 use crate::metainfo::{Entry, EntryKind, Metainfo, PathError, Source, TreePath};
-use crate::types::FileIndex;
+use crate::types::{FileIndex, FileStamp};
 
 /// Files that are kept open between reads.
 const MAX_OPEN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(127);
@@ -71,32 +72,6 @@ pub enum TreeError {
     },
 }
 
-/// What a file was when it was looked at. While it stays equal, so does the content, as far as a filesystem can
-/// tell: whoever writes to a file or replaces it changes its ctime, and cannot set it back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Guard {
-    /// Bytes.
-    pub size: u64,
-    /// Last change of the content, in nanoseconds since 1970.
-    pub mtime_ns: i64,
-    /// Last change of the content or the inode, in nanoseconds since 1970.
-    pub ctime_ns: i64,
-    /// The inode.
-    pub inode: u64,
-}
-
-impl Guard {
-    fn of(metadata: &Metadata) -> Self {
-        let ns = |seconds: i64, ns: i64| seconds.saturating_mul(1_000_000_000).saturating_add(ns);
-        Self {
-            size: metadata.len(),
-            mtime_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
-            ctime_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
-            inode: metadata.ino(),
-        }
-    }
-}
-
 /// Lists `path`. Follows no symlink but `path` itself. `name` is for a torrent that is to be called otherwise than
 /// the path ends; a single file then has that name as well.
 ///
@@ -117,7 +92,7 @@ pub fn scan(path: &Path, name: Option<&str>) -> Result<Scan, TreeError> {
         return Err(TreeError::Special { path: root });
     }
     let entry = Entry { path: TreePath::new(&name)?, kind: file_kind(&metadata) };
-    let source = TreeSource::new(vec![Place { path: root, scanned: Some(Guard::of(&metadata)) }]);
+    let source = TreeSource::new(vec![Place { path: root, scanned: Some(stamp_of(&metadata)) }]);
     Ok(Scan { name, entries: vec![entry], source, skipped: Vec::new() })
 }
 
@@ -136,7 +111,7 @@ fn scan_directory(root: PathBuf, name: String) -> Result<Scan, TreeError> {
             found.push((Entry { path, kind }, place(None)));
         } else if item.file_type().is_file() {
             let metadata = item.metadata().map_err(|error| walk_error(item.path(), error))?;
-            found.push((Entry { path, kind: file_kind(&metadata) }, place(Some(Guard::of(&metadata)))));
+            found.push((Entry { path, kind: file_kind(&metadata) }, place(Some(stamp_of(&metadata)))));
         } else {
             skipped.push(item.path().to_owned());
         }
@@ -194,7 +169,7 @@ pub struct TreeSource {
 struct Place {
     path: PathBuf,
     /// What was there when it was listed; of files that were.
-    scanned: Option<Guard>,
+    scanned: Option<FileStamp>,
 }
 
 impl TreeSource {
@@ -226,7 +201,7 @@ impl TreeSource {
     }
 
     /// What `file` was when it was listed; `None` of one that was not.
-    pub fn scanned(&self, file: FileIndex) -> Option<Guard> {
+    pub fn scanned(&self, file: FileIndex) -> Option<FileStamp> {
         self.places.get(file.0 as usize)?.scanned
     }
 
@@ -234,10 +209,10 @@ impl TreeSource {
     ///
     /// # Errors
     /// When there is no regular file.
-    pub fn guard(&self, file: FileIndex) -> io::Result<Guard> {
+    pub fn guard(&self, file: FileIndex) -> io::Result<FileStamp> {
         let metadata = std::fs::symlink_metadata(&self.place(file)?.path)?;
         regular(&metadata)?;
-        Ok(Guard::of(&metadata))
+        Ok(stamp_of(&metadata))
     }
 
     /// Fills `buf` as [`Source::read_at`], and tells what the file was after that. If it is what it was when the
@@ -245,10 +220,10 @@ impl TreeSource {
     ///
     /// # Errors
     /// When not all of the bytes can be read.
-    pub fn read_guarded(&self, file: FileIndex, offset: u64, buf: &mut [u8]) -> io::Result<Guard> {
+    pub fn read_guarded(&self, file: FileIndex, offset: u64, buf: &mut [u8]) -> io::Result<FileStamp> {
         let handle = self.handle(file)?;
         handle.read_exact_at(buf, offset)?;
-        Ok(Guard::of(&handle.metadata()?))
+        Ok(stamp_of(&handle.metadata()?))
     }
 
     /// Closes `file`, so that the next read sees what lies at its path then: after a guard that has changed.

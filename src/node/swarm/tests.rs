@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::types::{PeerAddr, PeerIdentity, SwarmId};
 
+const SWARM: SwarmId = SwarmId([5; 20]);
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 
@@ -25,7 +26,7 @@ fn addr(swarm: &NodeSwarm) -> PeerAddr {
 
 /// A stream from the first to the second, by the address that the second listens on.
 async fn connect(near: &NodeSwarm, far: &mut NodeSwarm) -> (PeerStream, PeerStream) {
-    let dialled = near.transport().dial(addr(far)).await.unwrap();
+    let dialled = near.transport().dial(addr(far), SWARM).await.unwrap();
     let mut incoming = far.take_incoming().unwrap();
     (dialled, incoming.recv().await.unwrap())
 }
@@ -94,7 +95,7 @@ async fn a_stranger_at_the_address_is_refused() {
     let stranger = Keypair::generate_ed25519().public().to_peer_id().to_string();
     let wrong_peer = text.replace(&bob.peer_id().0, &stranger);
     for (addr, expected) in [(wrong, "this node itself"), (wrong_peer, "expected peer")] {
-        let reason = alice.transport().dial(PeerAddr::Libp2p(addr)).await.err().unwrap().reason;
+        let reason = alice.transport().dial(PeerAddr::Libp2p(addr), SWARM).await.err().unwrap().reason;
         assert!(reason.contains(expected), "{reason}");
     }
 }
@@ -132,7 +133,7 @@ async fn reach(node: &mut NodeSwarm, swarm: SwarmId, wanted: &NodeName) {
     loop {
         let find = found.recv().await.unwrap();
         assert_eq!((find.swarm, find.source), (swarm, "kad"));
-        let stream = node.transport().dial(find.addr).await.unwrap();
+        let stream = node.transport().dial(find.addr, SWARM).await.unwrap();
         if stream.identity == PeerIdentity::Node(wanted.clone()) {
             return;
         }

@@ -1,0 +1,53 @@
+//! What the node needs from whoever puts a torrent into the directory tree of this machine. The node knows no
+//! kernel interface: `main` hands it a [`Mounter`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::api::ApiError;
+use crate::metainfo::Metainfo;
+use crate::vfs::Content;
+
+/// Mounts torrents.
+pub trait Mounter: Send + Sync {
+    /// Shows `view` at `mountpoint`: an existing, empty directory, absolute. Ready when this returns. Blocks for
+    /// as long as the kernel takes, so call it where that is allowed.
+    ///
+    /// # Errors
+    /// When the directory cannot be a mount point, or the kernel refuses; the message says what to do.
+    fn mount(&self, view: MountView, mountpoint: &Path, options: &MountOptions) -> Result<Box<dyn Mounted>, ApiError>;
+}
+
+/// What to show.
+#[derive(Clone)]
+pub struct MountView {
+    /// The names.
+    pub metainfo: Arc<Metainfo>,
+    /// The bytes.
+    pub content: Arc<dyn Content>,
+}
+
+/// How to show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Whether users other than the mounter may look.
+    pub allow_other: bool,
+    /// Owner of every file.
+    pub uid: u32,
+    /// Group of every file.
+    pub gid: u32,
+    /// What `mount` and `df` show as the source, such as `knot:NAME`.
+    pub fs_name: String,
+}
+
+/// A mount. Dropping it takes it away as [`Mounted::unmount`] does, without waiting.
+pub trait Mounted: Send + Sync {
+    /// Whether it is still there: not if it was unmounted from outside.
+    fn is_alive(&self) -> bool;
+
+    /// Takes it away. Programs that still use it lose it: their reads fail. Blocks for a few seconds at the most.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the message says what to do.
+    fn unmount(self: Box<Self>) -> Result<(), ApiError>;
+}

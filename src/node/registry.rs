@@ -1,0 +1,107 @@
+//! Which torrents there are: by swarm id for peers, by InfoID for users.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+
+use tokio::sync::OnceCell;
+
+use super::content::OpenTorrent;
+use crate::types::{InfoId, SwarmId, TorrentKey};
+
+/// The torrent behind each swarm id that is served.
+#[derive(Default)]
+pub(super) struct Swarms(RwLock<HashMap<SwarmId, TorrentKey>>);
+
+impl Swarms {
+    pub(super) fn insert(&self, swarm: SwarmId, torrent: TorrentKey) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(swarm, torrent);
+    }
+
+    /// Takes the id out and says true, unless another torrent has taken it over.
+    pub(super) fn remove(&self, swarm: SwarmId, torrent: TorrentKey) -> bool {
+        let mut swarms = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let ours = swarms.get(&swarm) == Some(&torrent);
+        if ours {
+            swarms.remove(&swarm);
+        }
+        ours
+    }
+
+    pub(super) fn find(&self, swarm: SwarmId) -> Option<TorrentKey> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&swarm).copied()
+    }
+}
+
+/// A torrent that somebody uses, from the moment it is asked for.
+pub(super) struct Entry {
+    pub(super) key: TorrentKey,
+    /// Filled when metainfo and storage are there. Whoever comes second waits for the first.
+    pub(super) torrent: OnceCell<Arc<OpenTorrent>>,
+}
+
+/// The torrents in use, by every InfoID that names them. An entry lives as long as somebody holds it.
+#[derive(Default)]
+pub(super) struct Registry {
+    entries: Mutex<HashMap<InfoId, Weak<Entry>>>,
+    next_key: AtomicU32,
+}
+
+impl Registry {
+    /// The entry of `id`; a new one if nobody uses it.
+    pub(super) fn entry(&self, id: InfoId) -> Arc<Entry> {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get(&id).and_then(Weak::upgrade) {
+            return entry;
+        }
+        entries.retain(|_, entry| entry.strong_count() > 0);
+        let key = TorrentKey(self.next_key.fetch_add(1, Ordering::Relaxed));
+        let entry = Arc::new(Entry { key, torrent: OnceCell::new() });
+        entries.insert(id, Arc::downgrade(&entry));
+        entry
+    }
+
+    /// Lets `id` name `entry` too; the entry that already has the name, if there is another.
+    pub(super) fn alias(&self, id: InfoId, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
+        let mut entries = self.lock();
+        match entries.get(&id).and_then(Weak::upgrade) {
+            Some(other) => (!Arc::ptr_eq(&other, entry)).then_some(other),
+            None => {
+                entries.insert(id, Arc::downgrade(entry));
+                None
+            }
+        }
+    }
+
+    /// Every torrent in use, once.
+    pub(super) fn list(&self) -> Vec<(InfoId, Arc<Entry>)> {
+        let mut list: Vec<_> = self.lock().iter().filter_map(|(id, entry)| Some((*id, entry.upgrade()?))).collect();
+        // The InfoSig stands for a signed torrent.
+        list.sort_by_key(|(id, entry)| (entry.key, matches!(id, InfoId::Hash(_))));
+        list.dedup_by_key(|(_, entry)| entry.key);
+        list
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<InfoId, Weak<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_has_one_key_under_all_its_names_and_goes_with_its_users() {
+        let registry = Registry::default();
+        let [hash, sig] = [40, 128].map(|digits| "a".repeat(digits).parse::<InfoId>().unwrap());
+        let entry = registry.entry(sig);
+        assert!(registry.alias(hash, &entry).is_none());
+        assert_eq!(registry.entry(hash).key, entry.key);
+        assert_eq!(registry.list().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [sig]);
+        let key = entry.key;
+        drop(entry);
+        assert!(registry.list().is_empty());
+        assert_ne!(registry.entry(hash).key, key);
+    }
+}

@@ -1,0 +1,68 @@
+//! Gathering what `knot status` shows.
+
+use super::api::{CacheStatus, NodeStatus, PeerStatus, SourceStatus, TorrentStatus};
+use super::content::OpenTorrent;
+use super::handle::NodeHandle;
+use crate::engine::TorrentStats;
+use crate::types::InfoId;
+
+pub(super) async fn collect(node: &NodeHandle) -> NodeStatus {
+    let shared = &node.0;
+    let mut torrents = Vec::new();
+    for (id, entry) in shared.registry.list() {
+        let stats = node.stats(entry.key).await.unwrap_or_default();
+        torrents.push(torrent_status(&id, entry.torrent.get().map(AsRef::as_ref), stats));
+    }
+    NodeStatus {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        peer_id: shared.peer_id.clone(),
+        listen: node.listen_addrs(),
+        uptime_s: shared.started.elapsed().as_secs(),
+        cache: CacheStatus { used_bytes: shared.store.used_bytes(), cap_bytes: shared.store.cap_bytes() },
+        sources: shared
+            .sources
+            .iter()
+            .map(|source| SourceStatus { name: source.name().to_owned(), state: source.state() })
+            .collect(),
+        torrents,
+        mounts: shared.mounts.list(),
+        warnings: shared.warnings.list(),
+    }
+}
+
+fn torrent_status(id: &InfoId, open: Option<&OpenTorrent>, stats: TorrentStats) -> TorrentStatus {
+    let verified_bytes = open.map_or(0, |torrent| torrent.storage.verified_bytes());
+    let total_bytes = open.map_or(0, |torrent| torrent.metainfo.total_length());
+    let state = match open {
+        None => "metainfo",
+        Some(torrent) if torrent.in_place => "seed",
+        Some(_) if verified_bytes == total_bytes => "complete",
+        Some(_) => "leech",
+    };
+    TorrentStatus {
+        info_id: id.to_string(),
+        name: open.map_or_else(String::new, |torrent| torrent.metainfo.name().to_owned()),
+        state: state.to_owned(),
+        total_bytes,
+        verified_bytes,
+        downloaded_bytes: stats.downloaded_bytes,
+        wasted_bytes: stats.wasted.total(),
+        uploaded_bytes: stats.uploaded_bytes,
+        download_rate: stats.download_rate,
+        upload_rate: stats.upload_rate,
+        peers: stats
+            .peers
+            .into_iter()
+            .map(|peer| PeerStatus {
+                addr: peer.addr.to_string(),
+                client: peer.client,
+                download_rate: peer.download_rate,
+                upload_rate: peer.upload_rate,
+                progress: peer.progress,
+                unchokes_us: peer.unchokes_us,
+                unchoked: peer.unchoked,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,163 @@
+//! One torrent in a store.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use super::cached::Cached;
+use super::in_place::{InPlace, OnCheck};
+use super::{Leaves, StorageError};
+use crate::metainfo::Metainfo;
+use crate::types::{Bitfield, BlockSpan, FileIndex, FileSlice, PieceIndex, PieceOutcome, TorrentKey, Verdict};
+
+/// The bytes of one torrent: what is verified of them, on this machine.
+///
+/// Every method may be called from any thread. Methods that may wait for the disk or hash say so; the others take
+/// microseconds. What is said to be verified may be gone a moment later; then [`super::StoreEvent::Lost`] says so.
+pub(crate) struct TorrentStorage {
+    metainfo: Arc<Metainfo>,
+    torrent: Arc<OnceLock<TorrentKey>>,
+    cached: Cached,
+    in_place: Option<InPlace>,
+}
+
+impl TorrentStorage {
+    pub(super) fn new(
+        metainfo: Arc<Metainfo>,
+        torrent: Arc<OnceLock<TorrentKey>>,
+        cached: Cached,
+        in_place: Option<InPlace>,
+    ) -> Self {
+        Self { metainfo, torrent, cached, in_place }
+    }
+
+    /// Names the torrent in events; before that, it has none. Once only.
+    pub(crate) fn bind(&self, torrent: TorrentKey) {
+        let _ = self.torrent.set(torrent);
+    }
+
+    /// What the bytes are verified with.
+    pub(crate) fn metainfo(&self) -> &Arc<Metainfo> {
+        &self.metainfo
+    }
+
+    /// Hashes what is served in place and not known to match; nothing to do for other torrents, or where no file has
+    /// changed since the last time. Until then only what is known is in [`TorrentStorage::verified`]. Takes as long
+    /// as reading the files; uses all cores. `on_progress` gets the bytes hashed so far and in all.
+    ///
+    /// # Errors
+    /// [`StorageError::Cancelled`] when `on_progress` breaks it off; or when the index cannot be written.
+    pub(crate) fn check(&self, on_progress: &OnCheck<'_>) -> Result<(), StorageError> {
+        self.in_place.as_ref().map_or(Ok(()), |in_place| in_place.check(on_progress))
+    }
+
+    /// The verified blocks, by [`crate::metainfo::Layout::block_number`].
+    pub(crate) fn verified(&self) -> Bitfield {
+        let mut bits = Bitfield::new(self.metainfo.layout().block_numbers());
+        self.cached.add_verified(&mut bits);
+        if let Some(in_place) = &self.in_place {
+            in_place.add_verified(&mut bits);
+        }
+        bits
+    }
+
+    /// Verified bytes on this machine; of what is served in place and lies in the cache too, those in place.
+    pub(crate) fn verified_bytes(&self) -> u64 {
+        self.in_place.as_ref().map_or(0, InPlace::good_bytes).max(self.cached.verified_bytes())
+    }
+
+    /// Whether every byte is verified and here.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.verified_bytes() >= self.metainfo.total_length()
+    }
+
+    /// Verified bytes of `file` on this machine.
+    pub(crate) fn cached_bytes(&self, file: FileIndex) -> u64 {
+        let in_place = self.in_place.as_ref().map_or(0, |in_place| in_place.good_bytes_of(file));
+        in_place.max(self.cached.cached_bytes(file))
+    }
+
+    /// Bytes `offset .. offset + len` of `file`, cut at its end, if all of them are verified. Reads from the page
+    /// cache or the disk; the first read of a piece that may be torn (after an unclean stop) hashes it.
+    ///
+    /// # Errors
+    /// When the system fails to read what is there.
+    pub(crate) fn read_verified(&self, file: FileIndex, offset: u64, len: u32) -> Result<Option<Bytes>, StorageError> {
+        let layout = self.metainfo.layout();
+        let end = offset.saturating_add(u64::from(len)).min(layout.file_length(file));
+        if offset >= end {
+            return Ok(Some(Bytes::new()));
+        }
+        if let Some(in_place) = &self.in_place {
+            let slice = FileSlice { file, offset, len: (end - offset) as u32 };
+            let pieces = layout.pieces_of_range(file, offset..end);
+            if let Some(bytes) = in_place.read(pieces, &[slice]) {
+                return Ok(Some(bytes.into()));
+            }
+        }
+        Ok(self.cached.read_file(file, offset..end)?.map(Bytes::from))
+    }
+
+    /// The bytes of `span`, inside one piece, if all of them are verified. As [`TorrentStorage::read_verified`].
+    ///
+    /// # Errors
+    /// When the system fails to read what is there.
+    pub(crate) fn read_block(&self, span: BlockSpan) -> io::Result<Option<Bytes>> {
+        if !self.metainfo.layout().contains(span) {
+            return Ok(None);
+        }
+        if let Some(in_place) = &self.in_place {
+            let slices: Vec<_> = self.metainfo.layout().slices(span).collect();
+            if let Some(bytes) = in_place.read(span.piece.0..span.piece.0 + 1, &slices) {
+                return Ok(Some(bytes.into()));
+            }
+        }
+        self.cached.read_span(span).map(|bytes| bytes.map(Bytes::from)).map_err(io::Error::other)
+    }
+
+    /// [`TorrentStorage::read_block`] if that needs neither disk nor hashing.
+    ///
+    /// # Errors
+    /// Of kind `WouldBlock` when it may: call [`TorrentStorage::read_block`] from a thread that may wait.
+    pub(crate) fn read_block_nowait(&self, span: BlockSpan) -> io::Result<Option<Bytes>> {
+        if self.in_place.is_some() {
+            // Files of the user may lie anywhere.
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.cached.read_span_nowait(span).map(|bytes| bytes.map(Bytes::from))
+    }
+
+    /// Keeps a block that came from a peer. Writes to the page cache, and evicts when the cache is full. `span` must
+    /// be exactly a block, and `data` as long: else the verdict is `Failed`.
+    pub(crate) fn write_block(&self, span: BlockSpan, data: &[u8]) -> Verdict {
+        if self.in_place.as_ref().is_some_and(|in_place| in_place.is_good(span.piece)) {
+            return Verdict::Verified;
+        }
+        self.cached.write_block(span, data)
+    }
+
+    /// Keeps the leaf hashes of all blocks of a piece, which the caller has verified: blocks that come are verified
+    /// with them.
+    pub(crate) fn set_leaves(&self, piece: PieceIndex, leaves: Leaves) {
+        self.cached.set_leaves(piece, leaves);
+    }
+
+    /// Verifies blocks that were stored unverified: those in `blocks` where the leaves of the piece are known, else
+    /// the whole piece. Reads back and hashes.
+    pub(crate) fn check_piece(&self, piece: PieceIndex, blocks: &[BlockSpan]) -> PieceOutcome {
+        self.cached.check_piece(piece, blocks)
+    }
+
+    /// The leaf hashes of a piece that is here in full, for peers that ask. Where they are not in memory, they are
+    /// computed from the data, which verifies that again.
+    ///
+    /// # Errors
+    /// When the system fails to read what is there.
+    pub(crate) fn leaves(&self, piece: PieceIndex) -> Result<Option<Leaves>, StorageError> {
+        if let Some(leaves) = self.in_place.as_ref().and_then(|in_place| in_place.leaves(piece)) {
+            return Ok(Some(leaves));
+        }
+        self.cached.leaves(piece)
+    }
+}
