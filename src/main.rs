@@ -1,1 +1,7 @@
-fn main() {}
+//! The `knot` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    knot::cli::run()
+}

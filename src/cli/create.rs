@@ -1,0 +1,137 @@
+//! `knot create`
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytesize::ByteSize;
+use serde::Serialize;
+
+use super::args::{Common, resolved};
+use super::error::CliError;
+use super::key;
+use super::output::{self, Bar};
+use crate::metainfo::{self, CreateOptions, Metainfo};
+use crate::node::tree::{self, Scan};
+use crate::types::HashAlgorithm;
+
+/// Left out files that are named; more are counted.
+const SKIPPED_SHOWN: usize = 5;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// File or directory
+    path: PathBuf,
+    /// Where to write the metainfo [default: NAME.knot in the current directory]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How to hash: sha256-merkle or blake3, which verify 16 KiB blocks, or sha1 or sha256, which verify pieces
+    #[arg(long, value_name = "ALGO", default_value_t = HashAlgorithm::Sha256Merkle)]
+    hash: HashAlgorithm,
+    /// Bytes of a piece, such as 256KiB [default: by the size of the content]
+    #[arg(long, value_name = "N", value_parser = piece_length)]
+    piece_length: Option<u32>,
+    /// Name of the torrent [default: the last name of PATH]
+    #[arg(long)]
+    name: Option<String>,
+    /// Sign with this key, from `knot key new`: the InfoID is then an InfoSig
+    #[arg(long, value_name = "FILE", env = "KNOT_KEY")]
+    key: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Created {
+    info_id: String,
+    info_hash: String,
+    metainfo: PathBuf,
+}
+
+pub(super) fn run(common: &Common, args: Args) -> Result<(), CliError> {
+    // What is wrong with the key shows before hours of hashing.
+    let key = args.key.as_deref().map(key::read).transpose()?;
+    let scan = tree::scan(&args.path, args.name.as_deref())?;
+    let output = args.output.unwrap_or_else(|| default_output(&scan.name));
+    check_outside(&args.path, &output)?;
+    report_skipped(&scan);
+    let options = CreateOptions {
+        name: scan.name.clone(),
+        algorithm: args.hash,
+        piece_length: args.piece_length,
+        created_at: now(),
+        peers: Vec::new(),
+    };
+    let mut metainfo = hash(&options, scan)?;
+    if let Some(key) = key {
+        metainfo = metainfo.sign(&key).map_err(|source| CliError::Metainfo { path: output.clone(), source })?;
+    }
+    write_whole(&output, metainfo.bytes()).map_err(|source| CliError::file("write the metainfo", &output, source))?;
+    let info_id = metainfo.info_id().to_string();
+    if !common.json {
+        return output::line(info_id);
+    }
+    output::json(&Created { info_id, info_hash: metainfo.info_hash().to_string(), metainfo: output })
+}
+
+/// The metainfo file of a torrent, where nobody says otherwise.
+pub(super) fn default_output(name: &str) -> PathBuf {
+    PathBuf::from(format!("{name}.knot"))
+}
+
+/// A metainfo in the tree that it describes would change the tree.
+fn check_outside(path: &Path, output: &Path) -> Result<(), CliError> {
+    let (root, file) = (resolved(path)?, resolved(output)?);
+    if !file.starts_with(&root) {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!(
+        "expected to write the metainfo outside of {path:?}, got {output:?}, which is part of it: choose another place with -o"
+    )))
+}
+
+fn report_skipped(scan: &Scan) {
+    for path in scan.skipped.iter().take(SKIPPED_SHOWN) {
+        output::note(format!("left out {path:?}, which is neither file, directory nor symlink"));
+    }
+    if let Some(more) = scan.skipped.len().checked_sub(SKIPPED_SHOWN).filter(|more| *more > 0) {
+        output::note(format!("left out {more} more"));
+    }
+}
+
+fn hash(options: &CreateOptions, scan: Scan) -> Result<Metainfo, CliError> {
+    let total = scan.entries.iter().map(|entry| entry.length()).sum();
+    let bar = Bar::new();
+    let on_progress = |done| {
+        bar.bytes("hashing", done, total);
+        ControlFlow::Continue(())
+    };
+    Ok(metainfo::create(options, scan.entries, &scan.source, &on_progress)?)
+}
+
+fn now() -> Option<i64> {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since_1970.as_secs()).ok()
+}
+
+/// Writes a file so that it is never seen half written.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(format!(".{}.part", std::process::id()));
+    let partial = PathBuf::from(partial);
+    let write = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    };
+    write().inspect_err(|_| {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(&partial);
+    })
+}
+
+fn piece_length(text: &str) -> Result<u32, String> {
+    let size: ByteSize = text.parse().map_err(|error| format!("expected bytes such as 65536 or 64KiB: {error}"))?;
+    u32::try_from(size.as_u64()).map_err(|_| format!("expected at most 64MiB, got {text}"))
+}

@@ -1,0 +1,128 @@
+//! `knot mount`
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::args::{Common, NodeArgs, TorrentArgs, resolved};
+use super::error::CliError;
+use super::output::{self, Bar};
+use super::session::{Role, Session};
+use crate::control::Client;
+use crate::node::api::{MountRequest, TorrentInfo};
+use crate::node::lifecycle::Signals;
+
+/// How often `mount -f` looks whether its mount is still there.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    torrent: TorrentArgs,
+    /// Existing, empty directory
+    mountpoint: PathBuf,
+    /// Stay in the foreground; Ctrl-C unmounts
+    #[arg(short, long)]
+    pub(super) foreground: bool,
+    /// Let other users look too
+    #[arg(long)]
+    allow_other: bool,
+    /// Mount options: allow_other, ro
+    #[arg(short, value_name = "OPTIONS", value_delimiter = ',')]
+    options: Vec<MountOption>,
+    /// What to fetch before it is read
+    #[arg(long, value_enum, default_value = "none")]
+    prefetch: Prefetch,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MountOption {
+    #[value(name = "allow_other")]
+    AllowOther,
+    #[value(help = "read only, as every mount is")]
+    Ro,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Prefetch {
+    /// What the reads that come suggest
+    None,
+    /// Everything
+    All,
+}
+
+impl Args {
+    fn request(&self) -> Result<MountRequest, CliError> {
+        Ok(MountRequest {
+            add: self.torrent.request(&self.node, self.prefetch == Prefetch::All)?,
+            mountpoint: resolved(&self.mountpoint)?,
+            allow_other: self.allow_other || self.options.contains(&MountOption::AllowOther),
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+        })
+    }
+}
+
+pub(super) async fn run(common: &Common, args: Args) -> Result<(), CliError> {
+    let request = args.request()?;
+    let session = Session::open(&common.store()?, &args.node, Role::Background).await?;
+    let torrent = mount(&session.client, &request).await?;
+    report(common, &request.mountpoint, &torrent)
+}
+
+pub(super) async fn run_foreground(common: &Common, args: Args) -> Result<(), CliError> {
+    let request = args.request()?;
+    let mut signals = Signals::new()?;
+    let mut session = Session::open(&common.store()?, &args.node, Role::Foreground).await?;
+    let result = tokio::select! {
+        result = stay(common, &mut session, &request) => result,
+        () = signals.recv() => unmount_again(&session.client, &request.mountpoint).await,
+    };
+    session.close().await;
+    result
+}
+
+/// Mounts, and returns when the mount has been taken away or the node has ended.
+async fn stay(common: &Common, session: &mut Session, request: &MountRequest) -> Result<(), CliError> {
+    let client = session.client.clone();
+    let torrent = mount(&client, request).await?;
+    report(common, &request.mountpoint, &torrent)?;
+    loop {
+        tokio::select! {
+            error = session.lost() => return Err(error.into()),
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+        if !is_mounted(&client, &request.mountpoint).await? {
+            return Ok(());
+        }
+    }
+}
+
+async fn is_mounted(client: &Client, mountpoint: &Path) -> Result<bool, CliError> {
+    Ok(client.status().await?.mounts.iter().any(|mount| mount.mountpoint == mountpoint))
+}
+
+/// What Ctrl-C means: the mount goes, if it has come at all.
+async fn unmount_again(client: &Client, mountpoint: &Path) -> Result<(), CliError> {
+    if is_mounted(client, mountpoint).await? {
+        client.unmount(mountpoint).await?;
+        return Ok(());
+    }
+    Err(CliError::Interrupted)
+}
+
+async fn mount(client: &Client, request: &MountRequest) -> Result<TorrentInfo, CliError> {
+    let bar = Bar::new();
+    Ok(client.mount(request, |progress| bar.show(&progress)).await?)
+}
+
+fn report(common: &Common, mountpoint: &Path, torrent: &TorrentInfo) -> Result<(), CliError> {
+    if common.json {
+        return output::json(torrent);
+    }
+    output::note(format!("mounted {:?} ({}) at {mountpoint:?}", torrent.name, output::size(torrent.total_length)));
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! `knot seed`
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::args::{Common, NodeArgs, peer, resolved};
+use super::error::CliError;
+use super::output::{self, Bar};
+use super::session::{Role, Session, until_signal};
+use super::{create, metainfo_file};
+use crate::control::Client;
+use crate::node::api::{SeedRequest, TorrentInfo};
+use crate::node::lifecycle::Signals;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// File or directory to serve; it stays where and as it is
+    path: PathBuf,
+    /// Its metainfo file [default: the one that `knot create` writes, here or beside PATH, where there is one]
+    #[arg(long, value_name = "FILE")]
+    metainfo: Option<PathBuf>,
+    /// Peer to connect to, as a multiaddr or IP:PORT; may be given more than once
+    #[arg(long, value_name = "ADDR", value_parser = peer)]
+    peer: Vec<String>,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Seeding {
+    #[serde(flatten)]
+    torrent: TorrentInfo,
+    addresses: Vec<String>,
+}
+
+pub(super) async fn run(common: &Common, args: Args) -> Result<(), CliError> {
+    let path = resolved(&args.path)?;
+    let metainfo = match args.metainfo.clone().or_else(|| beside(&path)) {
+        Some(file) => Some(metainfo(&file, args.metainfo.is_none())?),
+        None => None,
+    };
+    let request = SeedRequest { path, metainfo, discovery: args.node.discovery(), peers: args.peer };
+    let mut signals = Signals::new()?;
+    let open = async { Session::open(&common.store()?, &args.node, Role::Foreground).await };
+    let mut session = tokio::select! {
+        session = open => session?,
+        () = signals.recv() => return Err(CliError::Interrupted),
+    };
+    let result = serve(common, &mut session, &request, &mut signals).await;
+    session.close().await;
+    result
+}
+
+async fn serve(
+    common: &Common,
+    session: &mut Session,
+    request: &SeedRequest,
+    signals: &mut Signals,
+) -> Result<(), CliError> {
+    let bar = Bar::new();
+    let client = session.client.clone();
+    let seeding = tokio::select! {
+        seeding = client.seed(request, |progress| bar.show(&progress)) => seeding?,
+        () = signals.recv() => return Err(CliError::Interrupted),
+    };
+    drop(bar);
+    let (torrent, addresses, mut held) = seeding;
+    output::note(format!("seeding {:?} ({}) as {}", torrent.name, output::size(torrent.total_length), torrent.info_id));
+    report_missing(&client, &torrent).await?;
+    if common.json {
+        output::json(&Seeding { torrent, addresses })?;
+    } else {
+        addresses.iter().try_for_each(output::line)?;
+    }
+    until_signal(signals, session, &mut held).await
+}
+
+/// Says so when not all of the content is what the metainfo says: only what is gets served.
+async fn report_missing(client: &Client, torrent: &TorrentInfo) -> Result<(), CliError> {
+    let status = client.status().await?;
+    let seeded = status.torrents.iter().find(|seeded| seeded.info_id == torrent.info_id);
+    if let Some(seeded) = seeded.filter(|seeded| seeded.verified_bytes < seeded.total_bytes) {
+        output::note(format!(
+            "expected {} bytes as the metainfo says, got {}: only these are served; was the content changed since \
+             `knot create`?",
+            seeded.total_bytes, seeded.verified_bytes
+        ));
+    }
+    Ok(())
+}
+
+/// The metainfo that `knot create` wrote for `path`, in the current directory or beside `path`.
+fn beside(path: &Path) -> Option<PathBuf> {
+    let name = create::default_output(path.file_name()?.to_str()?);
+    [name.clone(), path.with_file_name(name)].into_iter().find(|file| file.is_file())
+}
+
+fn metainfo(file: &Path, found: bool) -> Result<String, CliError> {
+    let metainfo = metainfo_file::read(file)?;
+    if found {
+        output::note(format!("using the metainfo {file:?}"));
+    }
+    Ok(hex::encode(metainfo.bytes()))
+}
