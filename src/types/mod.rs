@@ -1,5 +1,6 @@
 //! The vocabulary: newtypes for ids, indices and lengths. Knows no other module of knot.
 
+pub mod bencode;
 mod bitfield;
 mod hash;
 mod id;
@@ -16,4 +17,4 @@ pub use magnet::{Magnet, MagnetError};
 pub use peer::{ConnId, NodeName, PeerAddr, PeerAddrError, PeerIdentity, WirePeerId};
 pub use span::{BLOCK_LEN, BlockIndex, BlockSpan, FileIndex, FileSlice, PieceIndex, ReadId, ReaderId, TorrentKey};
 pub use stamp::FileStamp;
-pub use verdict::{PieceOutcome, Verdict};
+pub use verdict::{AttemptId, PieceOutcome, Verdict};

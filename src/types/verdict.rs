@@ -15,13 +15,25 @@ pub enum Verdict {
     Failed,
 }
 
+/// An attempt at a piece that failed its check, as storage numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AttemptId(pub u64);
+
 /// What became of a piece that storage was asked to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PieceOutcome {
     /// Its hash matched: all its blocks are verified now.
     Verified,
+    /// [`PieceOutcome::Verified`], and storage still knew what it was in attempts that had failed.
+    VerifiedAfter {
+        /// The blocks that had been wrong, each with the attempt in which it was; at least one.
+        wrong: Vec<(AttemptId, BlockSpan)>,
+    },
     /// Its hash did not match, and leaf hashes to blame blocks with are not known.
-    Corrupt,
+    Corrupt {
+        /// What [`PieceOutcome::VerifiedAfter`] calls this attempt.
+        attempt: AttemptId,
+    },
     /// Its leaf hashes are known: these blocks did not match, the other received ones are verified now.
     Blocks {
         /// The ones that did not match.
