@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 
+use sha1::{Digest as _, Sha1};
+
 use super::{CreateOptions, Entry, EntryKind, Metainfo, Source, TreePath, create, encode, native};
 use crate::types::{FileIndex, HashAlgorithm};
 
@@ -55,6 +57,31 @@ pub(crate) fn torrent(algorithm: HashAlgorithm, piece_length: u32, files: &[Vec<
     let source = MemSource(files.to_vec());
     let made = create(&options(algorithm, piece_length), entries, &source, &|_| ControlFlow::Continue(()));
     (made.unwrap(), source)
+}
+
+/// The v1 torrent of files named `0000`, `0001`, …, and the content as a source. Between the files is padding up to
+/// the next piece if there is to be (BEP 47).
+pub(crate) fn v1_torrent(piece_length: usize, padded: bool, files: &[Vec<u8>]) -> (Metainfo, MemSource) {
+    let (mut line, mut list) = (Vec::new(), Vec::<Value>::new());
+    for (at, data) in files.iter().enumerate() {
+        let gap = line.len().next_multiple_of(piece_length) - line.len();
+        if padded && gap > 0 {
+            line.resize(line.len() + gap, 0);
+            let path = vec![".pad".into(), gap.to_string().as_str().into()];
+            list.push(Value::dict([("attr", "p".into()), ("length", (gap as i64).into()), ("path", path.into())]));
+        }
+        line.extend_from_slice(data);
+        let path = vec![format!("{at:04}").as_str().into()];
+        list.push(Value::dict([("length", (data.len() as i64).into()), ("path", path.into())]));
+    }
+    let hashes = line.chunks(piece_length).flat_map(|piece| <[u8; 20]>::from(Sha1::digest(piece))).collect();
+    let info = Value::dict([
+        ("files", list.into()),
+        ("name", "t".into()),
+        ("piece length", (piece_length as i64).into()),
+        ("pieces", Value::Bytes(hashes)),
+    ]);
+    (Metainfo::parse(&Value::dict([("info", info)]).encode()).unwrap(), MemSource(files.to_vec()))
 }
 
 /// Any bencoded value.
