@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::WireError;
-use super::bencode::{Value, put_bytes, put_int};
+use crate::types::bencode::{Value, put_bytes, put_int};
 
 /// The id of the extension handshake itself.
 pub const EXTENSION_HANDSHAKE_ID: u8 = 0;
@@ -20,6 +20,11 @@ pub const KNOT_METAINFO_ID: u8 = 1;
 pub const UT_METADATA: &str = "ut_metadata";
 /// The number under which this node receives [`UT_METADATA`] messages.
 pub const UT_METADATA_ID: u8 = 2;
+
+/// The extension by which peers name each other peers (BEP 11).
+pub const UT_PEX: &str = "ut_pex";
+/// The number under which this node receives [`UT_PEX`] messages.
+pub const UT_PEX_ID: u8 = 4;
 
 /// Bytes of every piece of metadata but the last (BEP 9).
 pub const METADATA_PIECE_LEN: u32 = 16 * 1024;
@@ -46,8 +51,8 @@ pub struct ExtensionHandshake {
     pub metadata_size: Option<u64>,
     /// Bytes of what [`KNOT_METAINFO`] carries.
     pub metainfo_size: Option<u64>,
-    /// Whether the sender will not download (BEP 21).
-    pub upload_only: bool,
+    /// Whether the sender will not download (BEP 21), where it says.
+    pub upload_only: Option<bool>,
 }
 
 impl ExtensionHandshake {
@@ -72,7 +77,7 @@ impl ExtensionHandshake {
         int(&mut out, "metadata_size", size(self.metadata_size));
         int(&mut out, "p", self.port.map(i64::from));
         int(&mut out, "reqq", self.request_queue.map(i64::from));
-        int(&mut out, "upload_only", self.upload_only.then_some(1));
+        int(&mut out, "upload_only", self.upload_only.map(i64::from));
         if let Some(client) = &self.client {
             put_bytes(&mut out, b"v");
             put_bytes(&mut out, client.as_bytes());
@@ -109,7 +114,7 @@ impl ExtensionHandshake {
             request_queue: size("reqq").map(|reqq| u32::try_from(reqq).unwrap_or(u32::MAX)),
             metadata_size: size("metadata_size"),
             metainfo_size: size("knot_metainfo_size"),
-            upload_only: size("upload_only").is_some_and(|flag| flag != 0),
+            upload_only: size("upload_only").map(|flag| flag != 0),
         })
     }
 }
@@ -224,7 +229,7 @@ mod tests {
             request_queue: Option<u32>,
             metadata_size in prop::option::of(0..=i64::MAX as u64),
             metainfo_size in prop::option::of(0..=i64::MAX as u64),
-            upload_only: bool,
+            upload_only: Option<bool>,
         ) -> ExtensionHandshake {
             let your_ip = v4.map(|v4| if v4[0] & 1 == 0 { IpAddr::from(v4) } else { IpAddr::from(v6) });
             ExtensionHandshake { extensions, client, port, your_ip, request_queue, metadata_size, metainfo_size, upload_only }
@@ -264,7 +269,7 @@ mod tests {
             request_queue: Some(250),
             metadata_size: Some(31235),
             metainfo_size: Some(40000),
-            upload_only: true,
+            upload_only: Some(true),
         };
         let expected = b"d18:knot_metainfo_sizei40000e1:md13:knot_metainfoi1e11:ut_metadatai2ee\
             13:metadata_sizei31235e1:pi6881e4:reqqi250e11:upload_onlyi1e1:v6:knot 06:yourip4:\x7f\0\0\x02e";

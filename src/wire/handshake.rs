@@ -24,6 +24,14 @@ impl Handshake {
         Self { reserved, swarm, peer_id }
     }
 
+    /// The same without hash messages: for swarms of v1 and hybrid torrents. There the bit offers to change to v2
+    /// (BEP 52), and who accepts answers with another infohash.
+    pub fn without_hashes(mut self) -> Self {
+        let (byte, bit) = HASHES;
+        self.reserved[byte] &= !bit;
+        self
+    }
+
     /// Whether the sender speaks the fast extension (BEP 6).
     pub fn supports_fast(&self) -> bool {
         self.has(FAST)
@@ -90,6 +98,7 @@ mod tests {
         assert_eq!(bytes[48..], [9; 20]);
         assert_eq!(Handshake::decode(&bytes), Ok(Some(ours)));
         assert!(ours.supports_fast() && ours.supports_extensions() && ours.supports_hashes() && !ours.supports_dht());
+        assert_eq!(ours.without_hashes().reserved, [0, 0, 0, 0, 0, 0x10, 0, 0x04]);
     }
 
     #[test]

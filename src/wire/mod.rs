@@ -6,16 +6,17 @@
 //! for is for the engine to judge. What is refused here is what no torrent could make right: frames beyond the
 //! limits, and payloads of the wrong shape.
 
-mod bencode;
 mod codec;
 mod extension;
 mod handshake;
 mod message;
+mod pex;
 
 pub use codec::{Decoder, Frame, MAX_PAYLOAD, PIECE_HEADER_LEN, WireError, encode, encode_piece_header};
 pub use extension::{
     EXTENSION_HANDSHAKE_ID, ExtensionHandshake, KNOT_METAINFO, KNOT_METAINFO_ID, METADATA_PIECE_LEN, MetadataMessage,
-    UT_METADATA, UT_METADATA_ID,
+    UT_METADATA, UT_METADATA_ID, UT_PEX, UT_PEX_ID,
 };
 pub use handshake::HANDSHAKE_LEN;
 pub use message::{Handshake, HashRequest, Message};
+pub use pex::{MAX_PEX_PEERS, PexMessage, PexPeer};
