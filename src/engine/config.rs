@@ -11,6 +11,10 @@ pub struct Config {
     pub peer_id: WirePeerId,
     /// Name and version of the client, for extension handshakes.
     pub client: String,
+    /// Port on which this node takes TCP connections, for peers to dial it and to name it to others.
+    pub listen_port: Option<u16>,
+    /// Whether peers are exchanged with peers (BEP 11).
+    pub pex: bool,
     /// Connections of one torrent, in both directions.
     pub max_peers: usize,
     /// Connections of one torrent from one IP address that proves nothing.
@@ -19,6 +23,12 @@ pub struct Config {
     pub max_dials: usize,
     /// Addresses of one torrent that are remembered.
     pub max_candidates: usize,
+    /// Payload bytes a second to all peers of all torrents; `None` and 0 limit nothing.
+    pub upload_limit: Option<u64>,
+    /// Payload bytes a second from all peers of all torrents; `None` and 0 limit nothing.
+    pub download_limit: Option<u64>,
+    /// Answers no requests for blocks.
+    pub no_upload: bool,
     /// Peers of one torrent that may request at once, besides an optimistic one.
     pub upload_slots: usize,
     /// Requests that are queued for one peer before more are refused; told to peers as `reqq`.
@@ -38,10 +48,15 @@ impl Default for Config {
         Self {
             peer_id: WirePeerId([0; 20]),
             client: concat!("knot ", env!("CARGO_PKG_VERSION")).to_owned(),
+            listen_port: None,
+            pex: true,
             max_peers: 200,
             max_peers_per_ip: 8,
-            max_dials: 16,
+            max_dials: 32,
             max_candidates: 2000,
+            upload_limit: None,
+            download_limit: None,
+            no_upload: false,
             upload_slots: 16,
             upload_queue: 2000,
             send_pipeline: 64,

@@ -1,5 +1,6 @@
 //! Addresses of a torrent's peers, and which to dial when.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,12 @@ struct Candidate {
     /// Dials in a row that came to nothing.
     failures: u32,
     tried: Option<Instant>,
-    /// Who is there, once known.
+    /// Who is there, once proven.
     identity: Option<PeerIdentity>,
+    /// Only peers have named it.
+    gossip: bool,
+    /// Of equals the highest is dialled first (BEP 40).
+    rank: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +26,8 @@ enum State {
     Idle,
     Dialing,
     Connected(ConnId),
+    /// It is our own: never dialled.
+    Ourselves,
 }
 
 /// Back-off before the second dial; doubles with each failure.
@@ -38,9 +45,10 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// A source named an address. The worst idle one makes room for it.
-    pub(super) fn found(&mut self, addr: PeerAddr, limit: usize) {
-        if self.all.contains_key(&addr) {
+    /// A source named an address, or a peer did: `gossip`. The worst idle one makes room for it.
+    pub(super) fn found(&mut self, addr: PeerAddr, gossip: bool, rank: u32, limit: usize) {
+        if let Some(known) = self.all.get_mut(&addr) {
+            known.gossip &= gossip;
             return;
         }
         if self.all.len() >= limit {
@@ -50,12 +58,35 @@ impl Candidates {
             self.all.remove(&worst);
         }
         let identity = identity_in(&addr);
-        self.all.insert(addr, Candidate { state: State::Idle, failures: 0, tried: None, identity });
+        self.all.insert(addr, Candidate { state: State::Idle, failures: 0, tried: None, identity, gossip, rank });
     }
 
-    /// Forgets an address for good: it is our own.
-    pub(super) fn forget(&mut self, addr: &PeerAddr) {
-        self.all.remove(addr);
+    /// A peer says that it lost its connection to what it had named: not worth a first try.
+    pub(super) fn dropped(&mut self, addr: &PeerAddr) {
+        let untried = |one: &Candidate| one.gossip && one.state == State::Idle && one.tried.is_none();
+        if self.all.get(addr).is_some_and(untried) {
+            self.all.remove(addr);
+        }
+    }
+
+    /// Forgets what only peers have named; the connections that came of it.
+    pub(super) fn forget_gossip(&mut self) -> Vec<ConnId> {
+        let gossip = self.all.extract_if(.., |_, one| one.gossip);
+        gossip.filter_map(|(_, one)| if let State::Connected(conn) = one.state { Some(conn) } else { None }).collect()
+    }
+
+    /// Ranks all addresses anew.
+    pub(super) fn rank(&mut self, rank: impl Fn(&PeerAddr) -> u32) {
+        for (addr, one) in &mut self.all {
+            one.rank = rank(addr);
+        }
+    }
+
+    /// An address turned out to be our own.
+    pub(super) fn is_ourselves(&mut self, addr: &PeerAddr) {
+        if let Some(one) = self.all.get_mut(addr) {
+            one.state = State::Ourselves;
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -73,7 +104,7 @@ impl Candidates {
         now: Instant,
         limit: usize,
         urgent: bool,
-        unwanted: impl Fn(&PeerIdentity) -> bool,
+        unwanted: impl Fn(&PeerAddr, Option<&PeerIdentity>) -> bool,
     ) -> Vec<PeerAddr> {
         let max = if urgent { URGENT_BACK_OFF } else { MAX_BACK_OFF };
         for one in self.all.values_mut() {
@@ -88,10 +119,10 @@ impl Candidates {
             .all
             .iter()
             .filter(|(_, one)| one.state == State::Idle && one.is_due(now, max))
-            .filter(|(_, one)| !one.identity.as_ref().is_some_and(&unwanted))
+            .filter(|(addr, one)| !unwanted(addr, one.identity.as_ref()))
             .collect();
         // Streams over TCP carry more than those over QUIC.
-        due.sort_by_key(|(addr, one)| (one.failures, is_quic(addr), *addr));
+        due.sort_by_key(|(addr, one)| (one.failures, is_quic(addr), Reverse(one.rank), *addr));
         let mut chosen = Vec::new();
         for (addr, one) in due {
             let same = |other: &&Candidate| one.identity.is_some() && other.identity == one.identity;
@@ -118,7 +149,16 @@ impl Candidates {
     /// A dial succeeded.
     pub(super) fn connected(&mut self, addr: &PeerAddr, conn: ConnId, identity: &PeerIdentity) {
         if let Some(one) = self.all.get_mut(addr) {
-            (one.state, one.identity) = (State::Connected(conn), Some(identity.clone()));
+            one.state = State::Connected(conn);
+            // Several peers may share an IP address.
+            one.identity = Some(identity.clone()).filter(|identity| !matches!(identity, PeerIdentity::Ip(_)));
+        }
+    }
+
+    /// A peer that came by itself can be dialled at a known address.
+    pub(super) fn reached_by(&mut self, addr: &PeerAddr, conn: ConnId) {
+        if let Some(one) = self.all.get_mut(addr).filter(|one| one.state == State::Idle) {
+            one.state = State::Connected(conn);
         }
     }
 
@@ -168,26 +208,27 @@ mod tests {
     #[test]
     fn failures_back_off_and_urgency_shortens_it() {
         let (start, mut all) = (Instant::now(), Candidates::default());
-        all.found(addr("/a"), 10);
+        all.found(addr("/a"), false, 0, 10);
         let mut now = start;
         for failures in 1..8u32 {
-            assert_eq!(all.dial(now, 9, false, |_| false).len(), 1);
-            assert!(all.dial(now + 5 * S, 9, false, |_| false).is_empty(), "already being dialled");
+            assert_eq!(all.dial(now, 9, false, |_, _| false).len(), 1);
+            assert!(all.dial(now + 5 * S, 9, false, |_, _| false).is_empty(), "already being dialled");
             all.failed(&addr("/a"));
             let wait = S * (1 << (failures - 1));
-            assert!(all.dial(now + wait - S / 10, 9, false, |_| false).is_empty());
+            assert!(all.dial(now + wait - S / 10, 9, false, |_, _| false).is_empty());
             now += wait;
         }
-        assert_eq!(all.dial(now - 50 * S, 9, true, |_| false).len(), 1);
+        assert_eq!(all.dial(now - 50 * S, 9, true, |_, _| false).len(), 1);
     }
 
     #[test]
     fn one_address_of_a_peer_at_a_time_and_tcp_first() {
         let (now, mut all) = (Instant::now(), Candidates::default());
         for text in ["/ip4/1.2.3.4/udp/1/quic-v1/p2p/A", "/ip4/1.2.3.4/tcp/1/p2p/A", "/ip4/1.2.3.4/tcp/1/p2p/B"] {
-            all.found(addr(text), 10);
+            all.found(addr(text), false, 0, 10);
         }
-        let unwanted = |identity: &PeerIdentity| identity.to_string() == "B";
+        let unwanted =
+            |_: &PeerAddr, identity: Option<&PeerIdentity>| identity.is_some_and(|one| one.to_string() == "B");
         assert_eq!(all.dial(now, 9, false, unwanted), [addr("/ip4/1.2.3.4/tcp/1/p2p/A")]);
         all.failed(&addr("/ip4/1.2.3.4/tcp/1/p2p/A"));
         assert_eq!(all.dial(now, 9, false, unwanted), [addr("/ip4/1.2.3.4/udp/1/quic-v1/p2p/A")]);
@@ -197,12 +238,12 @@ mod tests {
     fn memory_is_bounded_and_failing_addresses_make_room() {
         let (now, mut all) = (Instant::now(), Candidates::default());
         for at in 0..5 {
-            all.found(addr(&format!("/{at}")), 3);
+            all.found(addr(&format!("/{at}")), false, 0, 3);
         }
         assert_eq!(all.len(), 3);
-        all.dial(now, 1, false, |_| false);
+        all.dial(now, 1, false, |_, _| false);
         all.failed(&addr("/0"));
-        all.found(addr("/new"), 3);
-        assert_eq!(all.dial(now, 9, false, |_| false), [addr("/1"), addr("/2"), addr("/new")]);
+        all.found(addr("/new"), false, 0, 3);
+        assert_eq!(all.dial(now, 9, false, |_, _| false), [addr("/1"), addr("/2"), addr("/new")]);
     }
 }

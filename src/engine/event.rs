@@ -224,7 +224,7 @@ pub enum Output {
         /// What.
         message: Message,
     },
-    /// Read a block from storage and send it; [`Input::BlockSent`] or [`Input::BlockUnreadable`] follows.
+    /// Read a block from storage, zeros where it is padding, and send it; [`Input::BlockSent`] or [`Input::BlockUnreadable`] follows.
     SendBlock {
         /// To whom.
         conn: ConnId,
@@ -267,7 +267,7 @@ pub enum Output {
         torrent: TorrentKey,
         /// Which piece.
         piece: PieceIndex,
-        /// The blocks that were stored unverified: all of them, or some where leaf hashes are known.
+        /// The blocks that were stored unverified: all of them but padding, or some where leaf hashes are known.
         blocks: Vec<BlockSpan>,
     },
     /// The metainfo of a torrent that was added by id, verified against the id; [`Input::Open`] follows.
@@ -276,6 +276,13 @@ pub enum Output {
         torrent: TorrentKey,
         /// The envelope.
         metainfo: Arc<Metainfo>,
+    },
+    /// The metainfo of a torrent that was added by id has come, and cannot be used: nothing more is tried.
+    MetainfoRefused {
+        /// Which torrent.
+        torrent: TorrentKey,
+        /// Why, for the user.
+        reason: String,
     },
     /// Every byte of the read is verified in storage.
     ReadReady {

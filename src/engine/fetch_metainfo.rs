@@ -1,41 +1,81 @@
 //! The metainfo from peers, when only the InfoID is known.
 //!
-//! Envelopes of the same torrent may differ outside `info`, so one is never pieced together from several peers: a few
-//! peers are asked at the same time, each for all of it, and the first that matches the InfoID wins. What one peer
-//! sent is then its own doing, too.
+//! knot peers send their whole envelope, ordinary clients the bare `info` (BEP 9). Envelopes of the same torrent may
+//! differ outside `info`, and sizes may be lies, so one is never pieced together from several peers: a few peers are
+//! asked at the same time, each for all of it, and the first that matches the InfoID wins. What one peer sent is then
+//! its own doing, too. Envelopes, which may be signed, are preferred.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
 
-use crate::metainfo::{MAX_METAINFO_LEN, Metainfo};
+use crate::metainfo::{MAX_TORRENT_LEN, Metainfo, MetainfoError};
 use crate::types::{ConnId, InfoId};
 use crate::wire::METADATA_PIECE_LEN;
 
-/// Peers that are asked at the same time.
+/// Peers that are asked at the same time, not counting those that take long.
 const MAX_FETCHES: usize = 3;
+/// Peers that are asked at the same time. The slowest makes room for one that was not asked yet.
+const MAX_RUNNING: usize = 8;
 /// Pieces that are asked of one peer at the same time.
 const PIPELINE: u32 = 16;
 /// Before a peer that did not deliver is asked again.
 const RETRY: Duration = Duration::from_secs(15);
+/// Before a piece is asked for again that a peer refused though it had sent others: it was asked for too many.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What carries it. The first is preferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Carrier {
+    /// `knot_metainfo`: the envelope.
+    Envelope,
+    /// `ut_metadata`: the bare `info`.
+    Info,
+}
 
 /// The search for one metainfo.
 #[derive(Debug)]
 pub(super) struct MetainfoFetch {
     id: InfoId,
-    /// Peers that offer it, and its size as they say; with the time before which they are not asked.
-    offers: BTreeMap<ConnId, (u32, Option<Instant>)>,
+    offers: BTreeMap<ConnId, Offer>,
     running: BTreeMap<ConnId, Assembly>,
+}
+
+/// What a peer says that it has.
+#[derive(Clone, Copy, Debug)]
+struct Offer {
+    carrier: Carrier,
+    size: u32,
+    /// It is not asked before this.
+    retry: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Assembly {
+    carrier: Carrier,
     size: u32,
     pieces: Vec<Option<Bytes>>,
-    asked: u32,
+    /// No piece from this one on was asked for.
+    next: u32,
+    /// Pieces to ask for again.
+    again: Vec<u32>,
+    pause: Option<Instant>,
+    in_flight: u32,
     received: u32,
+    started: Instant,
     progress: Instant,
+}
+
+/// A piece to ask a peer for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PieceAsk {
+    pub(super) conn: ConnId,
+    pub(super) carrier: Carrier,
+    pub(super) piece: u32,
 }
 
 /// What became of a piece.
@@ -45,8 +85,48 @@ pub(super) enum Fetched {
     Waiting,
     /// This is it.
     Done(Box<Metainfo>),
+    /// This is it, and it cannot be used.
+    Unusable(MetainfoError),
     /// All of it is there, and it is not what was asked for.
     Wrong(String),
+}
+
+impl Assembly {
+    fn new(now: Instant, offer: &Offer) -> Self {
+        Self {
+            carrier: offer.carrier,
+            size: offer.size,
+            pieces: vec![None; offer.size.div_ceil(METADATA_PIECE_LEN) as usize],
+            next: 0,
+            again: Vec::new(),
+            pause: None,
+            in_flight: 0,
+            received: 0,
+            started: now,
+            progress: now,
+        }
+    }
+
+    /// The next piece to ask for, while there is room in the pipeline.
+    fn ask(&mut self, now: Instant) -> Option<u32> {
+        if self.in_flight >= PIPELINE || self.pause.is_some_and(|until| now < until) {
+            return None;
+        }
+        let next = (self.next < self.pieces.len() as u32).then_some(self.next);
+        let piece = self.again.pop().or(next)?;
+        self.next = self.next.max(piece + 1);
+        self.in_flight += 1;
+        Some(piece)
+    }
+
+    fn is_fresh(&self, now: Instant, timeout: Duration) -> bool {
+        now.saturating_duration_since(self.started) < timeout
+    }
+
+    fn bytes_per_second(&self, now: Instant) -> u64 {
+        let age = now.saturating_duration_since(self.started).as_millis().max(1) as u64;
+        u64::from(self.received) * u64::from(METADATA_PIECE_LEN) * 1000 / age
+    }
 }
 
 impl MetainfoFetch {
@@ -54,18 +134,23 @@ impl MetainfoFetch {
         Self { id, offers: BTreeMap::new(), running: BTreeMap::new() }
     }
 
-    /// A peer says how large its metainfo is.
+    /// A peer says how large what it has is; 0 if it has nothing yet.
     ///
     /// # Errors
     /// When nothing can be that large.
-    pub(super) fn offer(&mut self, conn: ConnId, size: u64) -> Result<(), String> {
-        match u32::try_from(size).ok().filter(|size| (1..=MAX_METAINFO_LEN).contains(&(*size as usize))) {
-            Some(size) => {
-                self.offers.entry(conn).or_insert((size, None));
-                Ok(())
-            }
-            None => Err(format!("expected a metainfo of 1 to {MAX_METAINFO_LEN} bytes, got {size}")),
+    pub(super) fn offer(&mut self, conn: ConnId, carrier: Carrier, size: u64) -> Result<(), String> {
+        // A bare `info` proves no signature.
+        let useless = carrier == Carrier::Info && matches!(self.id, InfoId::Sig(_));
+        if size == 0 || useless {
+            return Ok(());
         }
+        let size = u32::try_from(size).ok().filter(|size| *size as usize <= MAX_TORRENT_LEN);
+        let size = size.ok_or_else(|| format!("expected a metainfo of up to {MAX_TORRENT_LEN} bytes, got more"))?;
+        let offer = self.offers.entry(conn).or_insert(Offer { carrier, size, retry: None });
+        if carrier <= offer.carrier {
+            (offer.carrier, offer.size) = (carrier, size);
+        }
+        Ok(())
     }
 
     pub(super) fn gone(&mut self, conn: ConnId) {
@@ -73,31 +158,63 @@ impl MetainfoFetch {
         self.running.remove(&conn);
     }
 
-    /// Pieces to ask for now.
-    pub(super) fn requests(&mut self, now: Instant) -> VecDeque<(ConnId, u32)> {
-        for (conn, (size, retry)) in &self.offers {
-            let ready = retry.is_none_or(|at| now >= at);
-            if ready && self.running.len() < MAX_FETCHES && !self.running.contains_key(conn) {
-                let count = size.div_ceil(METADATA_PIECE_LEN);
-                let pieces = vec![None; count as usize];
-                self.running.insert(*conn, Assembly { size: *size, pieces, asked: 0, received: 0, progress: now });
+    /// Pieces to ask for now. A fetch that goes on for longer than `timeout` takes nobody's place.
+    pub(super) fn requests(&mut self, now: Instant, timeout: Duration) -> Vec<PieceAsk> {
+        for (conn, offer) in self.ready(now) {
+            let fresh = self.running.values().filter(|one| one.is_fresh(now, timeout));
+            let (count, envelopes) = fresh
+                .fold((0, false), |(count, envelopes), one| (count + 1, envelopes || one.carrier == Carrier::Envelope));
+            if count >= MAX_FETCHES || envelopes && offer.carrier == Carrier::Info {
+                break;
             }
+            if self.running.len() >= MAX_RUNNING {
+                let overdue = self.running.iter().filter(|(_, one)| !one.is_fresh(now, timeout));
+                let slowest = overdue.min_by_key(|(_, one)| one.bytes_per_second(now)).map(|(conn, _)| *conn);
+                let Some(slowest) = slowest else { break };
+                self.refused(now, slowest);
+            }
+            self.running.insert(conn, Assembly::new(now, &offer));
         }
-        let mut requests = VecDeque::new();
+        let mut asks = Vec::new();
         for (conn, assembly) in &mut self.running {
-            while assembly.asked < assembly.pieces.len() as u32 && assembly.asked < assembly.received + PIPELINE {
-                requests.push_back((*conn, assembly.asked));
-                assembly.asked += 1;
-            }
+            let (conn, carrier) = (*conn, assembly.carrier);
+            asks.extend(std::iter::from_fn(|| assembly.ask(now)).map(|piece| PieceAsk { conn, carrier, piece }));
         }
-        requests
+        asks
+    }
+
+    /// Peers to ask, best first: envelopes, then the size that most peers name.
+    fn ready(&self, now: Instant) -> Vec<(ConnId, Offer)> {
+        let mut votes: BTreeMap<(Carrier, u32), usize> = BTreeMap::new();
+        for offer in self.offers.values() {
+            *votes.entry((offer.carrier, offer.size)).or_default() += 1;
+        }
+        let due = |conn: &ConnId, offer: &Offer| {
+            !self.running.contains_key(conn) && offer.retry.is_none_or(|retry| now >= retry)
+        };
+        let mut ready: Vec<_> =
+            self.offers.iter().filter(|(conn, offer)| due(conn, offer)).map(|(conn, offer)| (*conn, *offer)).collect();
+        ready.sort_by_key(|(conn, offer)| {
+            (offer.carrier, Reverse(votes.get(&(offer.carrier, offer.size)).copied()), *conn)
+        });
+        ready
     }
 
     /// A piece came.
-    pub(super) fn data(&mut self, now: Instant, conn: ConnId, piece: u32, total: u64, data: Bytes) -> Fetched {
-        let Some(assembly) = self.running.get_mut(&conn) else { return Fetched::Waiting };
+    pub(super) fn data(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        carrier: Carrier,
+        piece: u32,
+        total: u64,
+        data: Bytes,
+    ) -> Fetched {
+        let Some(assembly) = self.running.get_mut(&conn).filter(|one| one.carrier == carrier) else {
+            return Fetched::Waiting;
+        };
         let expected = assembly.size.saturating_sub(piece.saturating_mul(METADATA_PIECE_LEN)).min(METADATA_PIECE_LEN);
-        if total != u64::from(assembly.size) || piece >= assembly.asked || data.len() != expected as usize {
+        if total != u64::from(assembly.size) || piece >= assembly.next || data.len() != expected as usize {
             self.refused(now, conn);
             return Fetched::Waiting;
         }
@@ -105,6 +222,7 @@ impl MetainfoFetch {
             return Fetched::Waiting;
         };
         *slot = Some(data);
+        assembly.in_flight = assembly.in_flight.saturating_sub(1);
         assembly.received += 1;
         assembly.progress = now;
         if assembly.received < assembly.pieces.len() as u32 {
@@ -115,7 +233,19 @@ impl MetainfoFetch {
             bytes.extend_from_slice(piece);
         }
         self.gone(conn);
-        match Metainfo::from_bytes(bytes.freeze()) {
+        self.judge(carrier, bytes.freeze())
+    }
+
+    /// Whether this is what was asked for.
+    fn judge(&self, carrier: Carrier, bytes: Bytes) -> Fetched {
+        let metainfo = match carrier {
+            Carrier::Envelope => Metainfo::from_bytes(bytes),
+            Carrier::Info => match Metainfo::from_info_bytes(&bytes) {
+                Err(error) if self.is_hash_of(&bytes) => return Fetched::Unusable(error),
+                metainfo => metainfo,
+            },
+        };
+        match metainfo {
             Ok(metainfo) if metainfo.matches(&self.id) => Fetched::Done(Box::new(metainfo)),
             Ok(other) => {
                 Fetched::Wrong(format!("expected the metainfo of {}, got that of {}", self.id, other.info_id()))
@@ -124,12 +254,31 @@ impl MetainfoFetch {
         }
     }
 
-    /// A peer will not send a piece: others are asked first.
-    pub(super) fn refused(&mut self, now: Instant, conn: ConnId) {
+    /// Whether the InfoID is the infohash of an ordinary torrent with this `info`.
+    fn is_hash_of(&self, info: &[u8]) -> bool {
+        let id = self.id.as_bytes();
+        id == &Sha1::digest(info)[..] || id == &Sha256::digest(info)[..]
+    }
+
+    /// A peer will not send a piece. One that has sent others was asked for too many at once.
+    pub(super) fn rejected(&mut self, now: Instant, conn: ConnId, carrier: Carrier, piece: u32) {
+        let Some(assembly) = self.running.get_mut(&conn).filter(|one| one.carrier == carrier) else { return };
+        let missing = assembly.pieces.get(piece as usize).is_some_and(Option::is_none);
+        if assembly.received == 0 || !missing || piece >= assembly.next || assembly.again.contains(&piece) {
+            self.refused(now, conn);
+            return;
+        }
+        assembly.again.push(piece);
+        assembly.in_flight = assembly.in_flight.saturating_sub(1);
+        assembly.pause = Some(now + PAUSE);
+    }
+
+    /// A peer did not deliver: others are asked first.
+    fn refused(&mut self, now: Instant, conn: ConnId) {
         if self.running.remove(&conn).is_some()
             && let Some(offer) = self.offers.get_mut(&conn)
         {
-            offer.1 = Some(now + RETRY);
+            offer.retry = Some(now + RETRY);
         }
     }
 

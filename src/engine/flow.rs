@@ -335,6 +335,16 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_says_nothing_queues_as_much_as_most_clients_do() {
+        let (mut flow, now) = run(100e6, Duration::from_millis(200), 5);
+        assert_eq!(flow.depth(now, true, 2000, 1), 250);
+        for (says, depth) in [(0, 1), (40, 40), (u32::MAX, 1500)] {
+            flow.set_peer_queue(says);
+            assert_eq!(flow.depth(now, true, 1500, 1), depth, "reqq {says}");
+        }
+    }
+
+    #[test]
     fn stalled_peers_are_noticed_and_asked_little() {
         let (mut flow, now) = run(1e6, Duration::from_millis(50), 5);
         assert!(!flow.is_stalled(now + Duration::from_secs(1)));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
+use super::limits::Limits;
 use super::rng::Rng;
 use super::torrent::Torrent;
 use super::{Config, DisconnectReason, Input, Output, ReadError, TorrentStats};
@@ -19,6 +20,9 @@ pub struct TorrentManager {
     readers: BTreeMap<ReaderId, TorrentKey>,
     reads: BTreeMap<ReadId, TorrentKey>,
     banned: BTreeSet<PeerIdentity>,
+    limits: Limits,
+    /// The share of each window has become smaller.
+    windows_too_large: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -28,6 +32,7 @@ pub(super) struct Context<'a> {
     pub(super) config: &'a Config,
     pub(super) rng: &'a mut Rng,
     pub(super) banned: &'a mut BTreeSet<PeerIdentity>,
+    pub(super) limits: &'a mut Limits,
     pub(super) out: &'a mut VecDeque<Output>,
 }
 
@@ -41,6 +46,8 @@ impl TorrentManager {
     /// An engine without torrents. `seed` decides everything that is left to chance.
     pub fn new(config: Config, seed: u64) -> Self {
         Self {
+            limits: Limits::new(&config),
+            windows_too_large: false,
             config,
             rng: Rng::new(seed),
             torrents: BTreeMap::new(),
@@ -100,6 +107,20 @@ impl TorrentManager {
         for key in due {
             self.with(now, key, |one, ctx| one.duties(ctx));
         }
+        while self.limits.download.is_ready(now)
+            && let Some(key) = self.limits.requesters.pop_front()
+        {
+            self.with(now, key, |one, _| one.take_turn());
+        }
+        self.send_in_turn(now);
+    }
+
+    /// Lets the read-ahead windows of all readers together have `bytes`, so that what is fetched ahead never evicts
+    /// what is about to be read: a part of what the cache may hold. Every window gets the same share, 256 KiB at least.
+    pub fn set_window_budget(&mut self, bytes: u64) {
+        let before = self.limits.window_share();
+        self.limits.set_window_budget(bytes);
+        self.windows_too_large |= self.limits.window_share() < before;
     }
 
     /// The next thing to do; `None` when there is nothing until the next input or timeout.
@@ -113,7 +134,8 @@ impl TorrentManager {
 
     /// When to call [`TorrentManager::handle_timeout`] next. Changes with every input.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.torrents.values().map(Torrent::next_duty).min()
+        let duty = self.torrents.values().map(Torrent::next_duty).min();
+        duty.into_iter().chain(self.limits.next_look()).min()
     }
 
     /// A torrent at `now`, for status.
@@ -123,20 +145,56 @@ impl TorrentManager {
 
     /// Runs `action` on a torrent, then lets it use what has changed.
     fn with(&mut self, now: Instant, key: TorrentKey, action: impl FnOnce(&mut Torrent, &mut Context<'_>)) {
+        let mut shrink = std::mem::take(&mut self.windows_too_large);
+        self.act(now, key, |one, ctx| {
+            let (before, share) = (one.open_windows(), ctx.limits.window_share());
+            action(one, ctx);
+            ctx.limits.open_windows = (ctx.limits.open_windows + one.open_windows()).saturating_sub(before);
+            shrink |= ctx.limits.window_share() < share;
+            one.schedule(ctx);
+        });
+        if shrink {
+            self.limit_windows(now);
+        }
+        self.send_in_turn(now);
+    }
+
+    /// Makes windows smaller that have more than their share.
+    fn limit_windows(&mut self, now: Instant) {
+        let keys: Vec<_> = self.torrents.keys().copied().collect();
+        for key in keys {
+            self.act(now, key, |one, ctx| {
+                one.limit_windows(ctx);
+                one.schedule(ctx);
+            });
+        }
+    }
+
+    fn act(&mut self, now: Instant, key: TorrentKey, action: impl FnOnce(&mut Torrent, &mut Context<'_>)) {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         let ctx = &mut Context {
             now,
             config: &self.config,
             rng: &mut self.rng,
             banned: &mut self.banned,
+            limits: &mut self.limits,
             out: &mut self.outputs,
         };
         action(torrent, ctx);
-        torrent.schedule(ctx);
+    }
+
+    /// Has blocks sent, as far as the limit allows.
+    fn send_in_turn(&mut self, now: Instant) {
+        while !self.limits.senders.is_empty() && self.limits.upload.is_ready(now) {
+            if let Some((key, conn)) = self.limits.senders.pop_front() {
+                self.act(now, key, |one, ctx| one.send_in_turn(ctx, conn));
+            }
+        }
     }
 
     fn remove(&mut self, now: Instant, torrent: TorrentKey) {
         self.with(now, torrent, |one, ctx| one.close(ctx));
+        self.limits.requesters.retain(|of| *of != torrent);
         self.torrents.remove(&torrent);
         self.readers.retain(|_, of| *of != torrent);
     }

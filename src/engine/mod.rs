@@ -6,9 +6,9 @@
 //! [`TorrentManager::poll_output`] returns until it returns nothing. The same seed, inputs and times give the same
 //! outputs, which the simulated swarms in the tests rely on.
 //!
-//! Each torrent has its own scope: its connections and the addresses to dial (`dial`, `peer`, `choker`), the state of
+//! Each torrent has its own scope: its connections and the addresses to dial (`dial`, `gossip`, `peer`, `choker`), the state of
 //! its blocks (`pieces`, `availability`), its readers with their windows (`readers`, `window`), and the measured flow
-//! of requests to each peer (`flow`). Only bans are shared.
+//! of requests to each peer (`flow`). Bans are shared, and so are `limits`.
 //!
 //! What holds always:
 //! - a block is exactly one of missing, requested, received, verified;
@@ -17,6 +17,7 @@
 //! - nothing is asked of a peer that chokes us, does not have it, or has as many requests as it queues;
 //! - a peer is banned only for bytes that it alone can have sent.
 
+mod address;
 mod availability;
 mod choker;
 mod config;
@@ -24,6 +25,8 @@ mod dial;
 mod event;
 mod fetch_metainfo;
 mod flow;
+mod gossip;
+mod limits;
 mod manager;
 mod meter;
 mod peer;

@@ -1,5 +1,6 @@
 //! One connected peer: what it has, what it may, what is asked of it.
 
+use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::Output;
+use super::fetch_metainfo::Carrier;
 use super::flow::Flow;
+use super::gossip::Gossip;
 use super::meter::RateMeter;
 use super::stats::PeerStats;
 use super::upload::Upload;
@@ -32,8 +35,34 @@ const MAX_EARLY_HAVES: usize = 1 << 16;
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 const MAX_REFUSED: usize = 1024;
 /// Hash requests that one peer may make at once, and a second.
-const HASH_BURST: f64 = 1024.0;
-const HASHES_PER_S: f64 = 2048.0;
+const HASHES: (f64, f64) = (1024.0, 2048.0);
+/// Pieces of the metainfo that one peer gets at once, and a second: they are copied to be sent.
+const METAINFO_PIECES: (f64, f64) = (64.0, 256.0);
+
+/// How often a peer may do something.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Credit {
+    left: f64,
+    at: Instant,
+    /// At once, and a second.
+    limits: (f64, f64),
+}
+
+impl Credit {
+    pub(super) fn new(now: Instant, limits: (f64, f64)) -> Self {
+        Self { left: limits.0, at: now, limits }
+    }
+
+    /// Takes one; false if there is none.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.at).as_secs_f64() * self.limits.1;
+        self.left = (self.left + earned).min(self.limits.0);
+        self.at = now;
+        let may = self.left >= 1.0;
+        self.left -= if may { 1.0 } else { 0.0 };
+        may
+    }
+}
 
 /// A question for leaf hashes.
 #[derive(Clone, Copy, Debug)]
@@ -86,14 +115,25 @@ pub(super) struct Peer {
     pub(super) flow: Flow,
     pub(super) upload: Upload,
     pub(super) asks: Vec<HashAsk>,
-    hash_credit: (f64, Instant),
+    hash_credit: Credit,
+    metainfo_credit: Credit,
+    /// It speaks the extension protocol (BEP 10), and was told what we can.
+    pub(super) extended: bool,
+    pub(super) told_extensions: bool,
     /// Its numbers for extensions; 0 where it has none.
     pub(super) metainfo_id: u8,
+    pub(super) metadata_id: u8,
+    pub(super) pex_id: u8,
     pub(super) dont_have_id: u8,
-    pub(super) metainfo_size: Option<u64>,
     /// Pieces of the metainfo that it was sent.
     pub(super) metainfo_served: u32,
     pub(super) client: String,
+    /// What it and we told each other of others.
+    pub(super) gossip: Gossip,
+    /// Where it takes connections, as it says. Only of peers that came by themselves.
+    pub(super) listens: Option<SocketAddr>,
+    /// Our address, as it says.
+    pub(super) sees_us_at: Option<IpAddr>,
     /// It takes nothing (BEP 21).
     pub(super) upload_only: bool,
     pub(super) heard: Instant,
@@ -113,6 +153,7 @@ impl Peer {
         handshake: &Handshake,
         outgoing: bool,
     ) -> Self {
+        let ip = if let PeerAddr::Socket(addr) = &addr { Some(addr.ip()) } else { None };
         Self {
             conn,
             addr,
@@ -136,12 +177,19 @@ impl Peer {
             flow: Flow::new(handshake.supports_fast()),
             upload: Upload::default(),
             asks: Vec::new(),
-            hash_credit: (HASH_BURST, now),
+            hash_credit: Credit::new(now, HASHES),
+            metainfo_credit: Credit::new(now, METAINFO_PIECES),
+            extended: handshake.supports_extensions(),
+            told_extensions: false,
             metainfo_id: 0,
+            metadata_id: 0,
+            pex_id: 0,
             dont_have_id: 0,
-            metainfo_size: None,
             metainfo_served: 0,
             client: String::new(),
+            gossip: Gossip::new(now, ip),
+            listens: None,
+            sees_us_at: None,
             upload_only: false,
             heard: now,
             sent: now,
@@ -170,6 +218,14 @@ impl Peer {
             Owned::Early { all, .. } => *all,
             Owned::All => true,
             Owned::Some(bits) => bits.is_full(),
+        }
+    }
+
+    /// Where others can dial it, as far as is known.
+    pub(super) fn dialable(&self) -> Option<SocketAddr> {
+        match self.addr {
+            PeerAddr::Socket(addr) if self.outgoing => Some(addr),
+            _ => self.listens,
         }
     }
 
@@ -220,11 +276,20 @@ impl Peer {
 
     /// Whether the peer may make another hash request now.
     pub(super) fn may_ask_hashes(&mut self, now: Instant) -> bool {
-        let (credit, at) = self.hash_credit;
-        let earned = now.saturating_duration_since(at).as_secs_f64() * HASHES_PER_S;
-        let credit = (credit + earned).min(HASH_BURST) - 1.0;
-        self.hash_credit = (credit.max(0.0), now);
-        credit >= 0.0
+        self.hash_credit.take(now)
+    }
+
+    /// Whether the peer may have another piece of the metainfo now.
+    pub(super) fn may_ask_metainfo(&mut self, now: Instant) -> bool {
+        self.metainfo_credit.take(now)
+    }
+
+    /// Its number for the extension that carries the metainfo; 0 if it has none.
+    pub(super) fn carrier_id(&self, carrier: Carrier) -> u8 {
+        match carrier {
+            Carrier::Envelope => self.metainfo_id,
+            Carrier::Info => self.metadata_id,
+        }
     }
 
     pub(super) fn stats(&self, now: Instant, pieces: u32) -> PeerStats {

@@ -4,6 +4,8 @@
 //! others are only spelt out for *active* pieces, those with something requested or received, so that a torrent of
 //! two million pieces costs its bitfields.
 
+mod attempts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,7 +57,7 @@ pub(super) enum Leaves {
 }
 
 /// A piece that is being fetched.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Active {
     blocks: Vec<Block>,
     /// No block before this one is missing.
@@ -71,6 +73,7 @@ pub(super) struct Active {
     /// The piece failed its check and it is not known whose fault that was: from now on one peer at a time may
     /// deliver it, so that the next failure is proof.
     pub(super) isolated: Option<Isolation>,
+    failed: attempts::FailedAttempts,
 }
 
 /// Who may deliver a piece of which some peer sent wrong bytes.
@@ -111,7 +114,11 @@ pub(super) struct PieceManager {
 const MAX_KNOWN_LEAVES: usize = 4096;
 
 impl PieceManager {
-    pub(super) fn new(layout: Layout, verified: Bitfield, verifies_blocks: bool) -> Self {
+    /// The blocks that storage holds `verified`, and all padding: what everybody knows to be zeros is never asked for.
+    pub(super) fn new(layout: Layout, mut verified: Bitfield, verifies_blocks: bool) -> Self {
+        for span in layout.padding_blocks() {
+            verified.insert(layout.block_number(span.piece, span.block()));
+        }
         let mut pieces = Self {
             have: Bitfield::new(layout.piece_count()),
             verified: Bitfield::new(layout.block_numbers()),
@@ -184,6 +191,11 @@ impl PieceManager {
 
     pub(super) fn is_verified(&self, number: u32) -> bool {
         self.verified.contains(number)
+    }
+
+    fn is_padding(&self, number: u32) -> bool {
+        let (piece, block) = self.place(number);
+        self.layout.has_padding() && self.layout.is_padding(self.span(piece, block))
     }
 
     /// Whether every byte of a span (which may be any part of a piece) is verified.
@@ -299,7 +311,7 @@ impl PieceManager {
                 self.open.insert(piece);
             }
             let leaves = if known || !needs_leaves { Leaves::Known } else { Leaves::Unknown };
-            Active { blocks, hint: 0, missing, left: missing, settled: 0, leaves, checking: None, isolated: None }
+            Active { blocks, missing, left: missing, leaves, ..Active::default() }
         })
     }
 
@@ -424,8 +436,11 @@ impl PieceManager {
         complete && self.have.insert(piece)
     }
 
-    /// A block is missing again. Whether it was verified.
+    /// A block is missing again, unless it is padding. Whether it was verified.
     pub(super) fn set_missing(&mut self, number: u32) -> bool {
+        if self.is_padding(number) {
+            return false;
+        }
         let (piece, block) = self.place(number);
         let was_verified = self.verified.remove(number);
         if was_verified {

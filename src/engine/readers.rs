@@ -156,6 +156,7 @@ pub(super) struct Readers {
     stale: bool,
     /// Virtual time of fair queueing.
     turn: u64,
+    open_windows: usize,
 }
 
 /// Bytes a second that a reader is taken to read at least: one that pauses may go on at any time.
@@ -182,7 +183,8 @@ impl Readers {
 
     /// Forgets a reader; the reads that fail by that.
     pub(super) fn close(&mut self, reader: ReaderId) -> Vec<ReadId> {
-        self.readers.remove(&reader);
+        let closed = self.readers.remove(&reader);
+        self.open_windows -= usize::from(closed.is_some_and(|closed| !closed.window.is_empty()));
         let failed: Vec<_> = self.reads.iter().filter(|(_, read)| read.reader == reader).map(|(id, _)| *id).collect();
         for read in &failed {
             self.drop_read(*read);
@@ -247,10 +249,47 @@ impl Readers {
         }
         let to = if sought { from + size } else { reader.window_end.max(from + size) };
         reader.window_end = if size == 0 { 0 } else { to };
-        reader.window = if size == 0 { Extent::default() } else { Extent::new(pieces, reader.file, from..to) };
-        let window = reader.window.clone();
-        self.set_window_lane(id, window, from);
+        let window = if size == 0 { Extent::default() } else { Extent::new(pieces, reader.file, from..to) };
+        self.set_window(id, window, from);
         Moved { sought, moved: true }
+    }
+
+    /// Cuts windows that have more than `share` bytes. Whether there were any.
+    pub(super) fn limit_windows(&mut self, share: u64, pieces: &PieceManager) -> bool {
+        let too_large =
+            |reader: &Reader| reader.window_end > reader.run.position() + share && !reader.window.is_empty();
+        let cut: Vec<_> = self.readers.iter().filter(|(_, reader)| too_large(reader)).map(|(id, _)| *id).collect();
+        for id in &cut {
+            if let Some(reader) = self.readers.get_mut(id) {
+                let from = reader.run.position();
+                reader.window_end = from + share;
+                let window = Extent::new(pieces, reader.file, from..from + share);
+                self.set_window(*id, window, from);
+            }
+        }
+        !cut.is_empty()
+    }
+
+    pub(super) fn open_windows(&self) -> usize {
+        self.open_windows
+    }
+
+    /// Bytes ahead of all positions that are wanted, here or not.
+    pub(super) fn window_bytes(&self, pieces: &PieceManager) -> u64 {
+        let open = self.readers.values().filter(|reader| !reader.window.is_empty());
+        let ahead = |reader: &Reader| {
+            let end = reader.window_end.min(pieces.layout().file_length(reader.file));
+            end.saturating_sub(reader.run.position())
+        };
+        open.map(ahead).sum()
+    }
+
+    fn set_window(&mut self, id: ReaderId, window: Extent, offset: u64) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        self.open_windows += usize::from(!window.is_empty());
+        self.open_windows -= usize::from(!reader.window.is_empty());
+        reader.window = window.clone();
+        self.set_window_lane(id, window, offset);
     }
 
     fn set_window_lane(&mut self, reader: ReaderId, window: Extent, offset: u64) {

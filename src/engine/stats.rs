@@ -11,7 +11,7 @@ pub struct TorrentStats {
     pub has_metainfo: bool,
     /// Whether every piece is verified.
     pub is_complete: bool,
-    /// Bytes that are verified.
+    /// Bytes that are verified; padding counts, so that [`crate::metainfo::Layout::pieces_length`] is all.
     pub verified_bytes: u64,
     /// Payload bytes from peers, useful or not.
     pub downloaded_bytes: u64,
@@ -29,6 +29,8 @@ pub struct TorrentStats {
     pub hash_failures: u64,
     /// Reads that wait for blocks.
     pub waiting_reads: usize,
+    /// Bytes ahead of the positions of readers that are wanted, whether they are here or not.
+    pub window_bytes: u64,
     /// Addresses that are known.
     pub known_addresses: usize,
     /// Connected peers.

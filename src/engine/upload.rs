@@ -14,6 +14,8 @@ pub(super) struct Upload {
     queue: VecDeque<BlockSpan>,
     /// On their way from storage to the socket: will be sent.
     sending: Vec<BlockSpan>,
+    /// It is in the queue of those that wait for their turn under the limit.
+    pub(super) waits_for_turn: bool,
     /// Pieces that the peer may request while choked, and how many more blocks of them.
     pub(super) allowed: BTreeSet<u32>,
     pub(super) allowance: u32,

@@ -13,10 +13,11 @@ pub(super) use check::Checker;
 pub(super) use node::{App, Conduct, Node, Reading};
 
 use super::rng::Rng;
-use super::{Input, PieceOutcome, Prefetch, TorrentStats, Verdict};
+use super::{Config, Input, PieceOutcome, Prefetch, TorrentStats, Verdict};
 use crate::metainfo::{LeafRequest, Metainfo, testing};
 use crate::types::{
-    Bitfield, BlockSpan, ConnId, FileIndex, HashAlgorithm, PeerAddr, PeerIdentity, PieceIndex, TorrentKey, WirePeerId,
+    AttemptId, Bitfield, BlockSpan, ConnId, FileIndex, HashAlgorithm, PeerAddr, PeerIdentity, PieceIndex, TorrentKey,
+    WirePeerId,
 };
 use crate::wire::{Handshake, HashRequest, Message};
 
@@ -89,6 +90,8 @@ pub(super) struct Net {
     /// (latency to the middle of the network, alive, bytes a second up, when the uplink is free) of each node.
     links: Vec<Link>,
     pub(super) check: Checker,
+    /// Nodes are at IP addresses, as ordinary clients are.
+    sockets: bool,
 }
 
 pub(super) struct Link {
@@ -117,8 +120,7 @@ impl Net {
 
     /// A node dials: both ends hear of it, if there is anybody.
     pub(super) fn dial(&mut self, from: usize, addr: PeerAddr) {
-        let PeerAddr::Memory(port) = addr else { return };
-        let to = port as usize;
+        let to = node_at(&addr);
         let rtt = 2 * self.latency(from, to);
         if !self.links[to].alive || !self.links[from].alive {
             let failed = Input::ConnectFailed { torrent: TORRENT, addr };
@@ -139,13 +141,27 @@ impl Net {
             let connected = Input::Connected {
                 conn,
                 torrent: TORRENT,
-                addr: PeerAddr::Memory(other as u64),
-                identity: PeerIdentity::Memory(other as u64),
+                addr: self.addr(other, outgoing),
+                identity: self.identity(other),
                 handshake,
                 outgoing,
             };
             self.ends.entry(conn).and_modify(|end| end.last = at);
             self.schedule(at, node, Event::Input(connected));
+        }
+    }
+
+    /// Where a node listens, or from where it dials.
+    pub(super) fn addr(&self, node: usize, listens: bool) -> PeerAddr {
+        let ip = [10, 0, (node >> 8) as u8, node as u8];
+        let port = if listens { PORT } else { 50_000 };
+        if self.sockets { PeerAddr::Socket((ip, port).into()) } else { PeerAddr::Memory(node as u64) }
+    }
+
+    fn identity(&self, node: usize) -> PeerIdentity {
+        match self.addr(node, true) {
+            PeerAddr::Socket(addr) => PeerIdentity::Ip(addr.ip()),
+            _ => PeerIdentity::Memory(node as u64),
         }
     }
 
@@ -205,6 +221,21 @@ impl Net {
     }
 }
 
+/// Where nodes at IP addresses listen.
+pub(super) const PORT: u16 = 6881;
+
+fn node_at(addr: &PeerAddr) -> usize {
+    match addr {
+        PeerAddr::Memory(node) => *node as usize,
+        PeerAddr::Socket(addr) => {
+            assert_eq!(addr.port(), PORT, "nobody listens at {addr}");
+            let core::net::IpAddr::V4(ip) = addr.ip() else { panic!("{addr}") };
+            usize::from(ip.octets()[2]) << 8 | usize::from(ip.octets()[3])
+        }
+        PeerAddr::Libp2p(text) => panic!("{text}"),
+    }
+}
+
 pub(super) fn wire_id(node: usize) -> WirePeerId {
     let mut id = [0; 20];
     id[..8].copy_from_slice(&(node as u64 + 1).to_be_bytes());
@@ -220,10 +251,12 @@ pub(super) struct Spec {
     pub(super) conduct: Conduct,
     /// Starts without the metainfo.
     pub(super) by_id: bool,
+    /// Changes its configuration.
+    pub(super) tune: fn(&mut Config),
 }
 
 pub(super) fn seed(latency_ms: u64, up: f64) -> Spec {
-    Spec { latency_ms, up, seeds: true, conduct: Conduct::default(), by_id: false }
+    Spec { latency_ms, up, seeds: true, conduct: Conduct::default(), by_id: false, tune: |_| {} }
 }
 
 pub(super) fn leech(latency_ms: u64, up: f64) -> Spec {
@@ -231,10 +264,19 @@ pub(super) fn leech(latency_ms: u64, up: f64) -> Spec {
 }
 
 impl Spec {
+    pub(super) fn tune(mut self, tune: fn(&mut Config)) -> Self {
+        self.tune = tune;
+        self
+    }
+
     pub(super) fn conduct(mut self, conduct: Conduct) -> Self {
         self.conduct = conduct;
         self
     }
+}
+
+fn contents(files: &[usize]) -> Vec<Vec<u8>> {
+    files.iter().zip(1..).map(|(len, at)| testing::content(at, *len)).collect()
 }
 
 /// The whole simulation.
@@ -252,8 +294,15 @@ impl Sim {
         files: &[usize],
         specs: Vec<Spec>,
     ) -> Self {
-        let content: Vec<_> = files.iter().zip(1..).map(|(len, at)| testing::content(at, *len)).collect();
-        let (metainfo, source) = testing::torrent(algorithm, piece_length, &content);
+        Self::of(rng, testing::torrent(algorithm, piece_length, &contents(files)), false, specs)
+    }
+
+    /// A swarm of an ordinary torrent at IP addresses, with padding between its files or not.
+    pub(super) fn ordinary(rng: u64, piece_length: usize, padded: bool, files: &[usize], specs: Vec<Spec>) -> Self {
+        Self::of(rng, testing::v1_torrent(piece_length, padded, &contents(files)), true, specs)
+    }
+
+    fn of(rng: u64, (metainfo, source): (Metainfo, testing::MemSource), sockets: bool, specs: Vec<Spec>) -> Self {
         let start = Instant::now();
         let link = |spec: &Spec| Link {
             latency: Duration::from_micros(spec.latency_ms * 1000),
@@ -274,6 +323,7 @@ impl Sim {
             next_conn: 1,
             links: specs.iter().map(link).collect(),
             check: Checker::default(),
+            sockets,
         };
         let nodes = specs.into_iter().enumerate().map(|(at, spec)| Node::new(&mut net, at, spec)).collect();
         Self { net, nodes }
@@ -282,7 +332,7 @@ impl Sim {
     /// Tells `node` of `others`.
     pub(super) fn introduce(&mut self, node: usize, others: impl IntoIterator<Item = usize>) {
         for other in others.into_iter().filter(|other| *other != node) {
-            let addr = PeerAddr::Memory(other as u64);
+            let addr = self.net.addr(other, true);
             self.net.schedule(self.net.now, node, Event::Input(Input::PeerFound { torrent: TORRENT, addr }));
         }
     }
@@ -361,8 +411,8 @@ impl Sim {
             // Verdicts may still be on their way from storage.
             assert!(stats.verified_bytes <= node.verified_bytes(&self.net), "node {at}");
             for banned in &node.banned {
-                let PeerIdentity::Memory(banned) = banned else { panic!("{banned}") };
-                assert!(!self.nodes[*banned as usize].conduct.is_honest(), "honest node {banned} was banned by {at}");
+                let banned = (0..self.nodes.len()).find(|node| self.net.identity(*node) == *banned).unwrap();
+                assert!(!self.nodes[banned].conduct.is_honest(), "honest node {banned} was banned by {at}");
             }
         }
     }
@@ -376,10 +426,13 @@ pub(super) enum Held {
 }
 
 /// A model of storage.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Storage {
     pub(super) blocks: BTreeMap<(u32, u32), Held>,
     pub(super) leaves: std::collections::BTreeSet<u32>,
+    /// Wrong blocks of pieces that failed as a whole.
+    failed: BTreeMap<u32, Vec<(AttemptId, BlockSpan)>>,
+    attempts: u64,
 }
 
 impl Storage {
@@ -403,7 +456,10 @@ impl Storage {
         let corrupt: Vec<BlockSpan> = spans.iter().filter(bad).copied().collect();
         let known = self.leaves.contains(&piece);
         if !known && !corrupt.is_empty() {
-            return PieceOutcome::Corrupt;
+            self.attempts += 1;
+            let attempt = AttemptId(self.attempts);
+            self.failed.entry(piece).or_default().extend(corrupt.into_iter().map(|span| (attempt, span)));
+            return PieceOutcome::Corrupt { attempt };
         }
         for span in spans.iter().filter(|span| !corrupt.contains(span)) {
             let held = self.blocks.insert((span.piece.0, span.begin), Held::Verified);
@@ -412,7 +468,11 @@ impl Storage {
         for span in &corrupt {
             self.blocks.remove(&(span.piece.0, span.begin));
         }
-        if known { PieceOutcome::Blocks { corrupt } } else { PieceOutcome::Verified }
+        match self.failed.remove(&piece) {
+            _ if known => PieceOutcome::Blocks { corrupt },
+            Some(wrong) => PieceOutcome::VerifiedAfter { wrong },
+            None => PieceOutcome::Verified,
+        }
     }
 
     pub(super) fn is_verified(&self, span: BlockSpan) -> bool {

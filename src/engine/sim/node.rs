@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Event, Net, Spec, Storage, TORRENT, all_blocks, blocks_of, corrupted, wire_id};
+use super::{Event, Net, PORT, Spec, Storage, TORRENT, all_blocks, blocks_of, corrupted, wire_id};
 use crate::engine::sim::Held;
 use crate::engine::{Config, Input, Output, TorrentManager, Verdict};
 use crate::types::{Bitfield, BlockIndex, BlockSpan, ConnId, FileIndex, PeerIdentity, PieceIndex, ReadId, ReaderId};
@@ -113,11 +113,12 @@ pub(in crate::engine) struct Node {
 
 impl Node {
     pub(in crate::engine) fn new(net: &mut Net, at: usize, spec: Spec) -> Self {
-        let config = Config { peer_id: wire_id(at), ..Config::default() };
+        let mut config = Config { peer_id: wire_id(at), listen_port: Some(PORT), ..Config::default() };
+        (spec.tune)(&mut config);
         let mut node = Self {
             at,
             engine: TorrentManager::new(config, net.rng.next()),
-            storage: Storage { blocks: BTreeMap::new(), leaves: BTreeSet::new() },
+            storage: Storage::default(),
             conduct: spec.conduct,
             apps: Vec::new(),
             banned: BTreeSet::new(),
@@ -134,6 +135,8 @@ impl Node {
                 node.storage.blocks.insert((number / stride, number % stride * 16384), Held::Verified);
             }
         }
+        // Padding is always there.
+        node.storage.blocks.extend(layout.padding_blocks().map(|span| ((span.piece.0, span.begin), Held::Verified)));
         let input = if spec.by_id {
             Input::AddById { torrent: TORRENT, id: net.metainfo.info_id() }
         } else {
@@ -252,6 +255,7 @@ impl Node {
                 let verified = Bitfield::new(metainfo.layout().block_numbers());
                 net.soon(self.at, Event::Input(Input::Open { torrent, metainfo, verified }));
             }
+            Output::MetainfoRefused { reason, .. } => panic!("{reason}"),
             Output::ReadReady { read } => self.read_done(net, read, true),
             Output::ReadFailed { read, .. } => self.read_done(net, read, false),
         }
@@ -350,7 +354,11 @@ impl Node {
         let verified = self.storage.blocks.iter().filter(|(_, held)| **held == Held::Verified);
         let pieces: BTreeSet<u32> = verified.map(|((piece, _), _)| *piece).collect();
         let Some(piece) = pieces.iter().nth(net.rng.below(pieces.len() as u64) as usize).copied() else { return };
-        self.storage.blocks.retain(|(of, _), _| *of != piece);
+        let layout = net.metainfo.layout();
+        self.storage.blocks.retain(|(of, begin), _| {
+            let span = layout.block_span(PieceIndex(*of), BlockIndex(*begin / 16384));
+            *of != piece || layout.is_padding(span)
+        });
         self.storage.leaves.remove(&piece);
         self.handle(net, Input::Lost { torrent: TORRENT, piece: PieceIndex(piece) });
     }

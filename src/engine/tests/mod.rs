@@ -1,5 +1,10 @@
-//! Simulated swarms: the engine's promises as properties.
+//! Simulated swarms and scripted peers: the engine's promises as properties.
 
+mod gossip;
+mod lab;
+mod limits;
+mod metadata;
+mod ordinary;
 mod protocol;
 mod reading;
 mod swarms;

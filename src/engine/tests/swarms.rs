@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::engine::sim::{App, Conduct, Event, Sim, Spec, leech, seed};
-use crate::types::HashAlgorithm;
+use crate::types::{HashAlgorithm, PeerIdentity};
 
 const MB: f64 = 1e6;
 const MIB: usize = 1 << 20;
@@ -67,6 +67,30 @@ fn corrupt_peers_are_banned_and_honest_ones_are_not() {
         let banned = sim.nodes[4].banned.len();
         assert!(banned >= 2, "{algorithm}: {banned} banned");
         sim.check_end();
+    }
+}
+
+#[test]
+fn a_liar_that_shares_every_piece_with_an_honest_peer_is_found() {
+    for (algorithm, rejects_hashes) in
+        [(HashAlgorithm::Sha1, false), (HashAlgorithm::Sha256, false), (HashAlgorithm::Sha256Merkle, true)]
+    {
+        // Of one piece too: where only a second failure would tell, there is none.
+        for (len, rng) in [(1, 0), (1, 1), (1, 2), (1, 3), (16, 4), (16, 5)] {
+            // The liar is slower: whoever gets a piece to itself after it failed, it is the honest one.
+            let honest = Conduct { rejects_hashes, ..Conduct::default() };
+            let liar = Conduct { corrupt: 1000, rejects_hashes, ..Conduct::default() };
+            let specs = vec![seed(5, 8.0 * MB).conduct(honest), seed(20, 1.0 * MB).conduct(liar), leech(5, 1.0 * MB)];
+            let mut sim = Sim::new(rng, algorithm, 1 << 19, &[len << 19], specs);
+            sim.introduce(2, [0, 1]);
+            sim.run_for(S);
+            sim.read(2, App::file(0, (len as u64) << 19));
+            assert!(sim.run_until(30 * S, |sim| sim.finished(2)), "{algorithm} {rng}");
+            let banned: Vec<_> = sim.nodes[2].banned.iter().cloned().collect();
+            assert_eq!(banned, [PeerIdentity::Memory(1)], "{algorithm} {rng}");
+            assert!(sim.stats(2).wasted.corrupt <= 2 << 19, "{algorithm} {rng}: {:?}", sim.stats(2).wasted);
+            sim.check_end();
+        }
     }
 }
 
@@ -145,6 +169,7 @@ fn any_spec() -> impl Strategy<Value = Spec> {
         seeds,
         conduct,
         by_id: false,
+        tune: |_| {},
     })
 }
 

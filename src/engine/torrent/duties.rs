@@ -51,11 +51,13 @@ impl Torrent {
             self.request_metainfo(ctx);
             self.dial(ctx);
             self.tend_connections(ctx);
+            self.gossip(ctx);
             self.dirty.all |= self.prefetch == Prefetch::All;
         }
         if ctx.now >= self.next_round {
             self.next_round = ctx.now + ROUND;
             self.choke_round(ctx);
+            self.tell_completion(ctx);
         }
         let busy = self.search.is_some() || self.peers.values().any(|peer| peer.flow.in_flight() > 0);
         let pace = match (self.readers.waiting_reads() > 0, busy) {

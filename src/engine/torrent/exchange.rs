@@ -1,4 +1,4 @@
-//! The metainfo, to and from peers: `knot_metainfo`, with the messages of BEP 9.
+//! The metainfo, to and from peers: `knot_metainfo` and `ut_metadata`, with the messages of BEP 9.
 
 use std::sync::Arc;
 
@@ -6,11 +6,14 @@ use bytes::Bytes;
 
 use super::Torrent;
 use super::messages::Violation;
-use crate::engine::fetch_metainfo::Fetched;
+use crate::engine::fetch_metainfo::{Carrier, Fetched, PieceAsk};
 use crate::engine::manager::Context;
 use crate::engine::{DisconnectReason, Output};
 use crate::types::ConnId;
 use crate::wire::{METADATA_PIECE_LEN, Message, MetadataMessage};
+
+/// How often a peer may have the whole metainfo.
+const SERVINGS: u32 = 4;
 
 impl Torrent {
     /// A peer says that it has the metainfo, and how large it is.
@@ -18,14 +21,12 @@ impl Torrent {
         &mut self,
         ctx: &mut Context<'_>,
         conn: ConnId,
+        carrier: Carrier,
         size: Option<u64>,
     ) -> Result<(), Violation> {
-        let Some(peer) = self.peers.get_mut(&conn) else { return Ok(()) };
-        peer.metainfo_size = size.or(peer.metainfo_size);
-        if let (Some(search), Some(size)) = (&mut self.search, peer.metainfo_size)
-            && peer.metainfo_id != 0
-        {
-            search.offer(conn, size)?;
+        let named = self.peers.get(&conn).is_some_and(|peer| peer.carrier_id(carrier) != 0);
+        if let (Some(search), Some(size), true) = (&mut self.search, size, named) {
+            search.offer(conn, carrier, size)?;
             self.request_metainfo(ctx);
         }
         Ok(())
@@ -34,10 +35,10 @@ impl Torrent {
     pub(super) fn request_metainfo(&mut self, ctx: &mut Context<'_>) {
         let Some(search) = &mut self.search else { return };
         search.expire(ctx.now, ctx.config.metainfo_timeout);
-        for (conn, piece) in search.requests(ctx.now) {
+        for PieceAsk { conn, carrier, piece } in search.requests(ctx.now, ctx.config.metainfo_timeout) {
             if let Some(peer) = self.peers.get_mut(&conn) {
                 let payload = MetadataMessage::Request { piece }.encode();
-                let id = peer.metainfo_id;
+                let id = peer.carrier_id(carrier);
                 peer.send(ctx.now, ctx.out, Message::Extended { id, payload });
             }
         }
@@ -47,32 +48,39 @@ impl Torrent {
         &mut self,
         ctx: &mut Context<'_>,
         conn: ConnId,
+        carrier: Carrier,
         payload: &Bytes,
     ) -> Result<(), Violation> {
         match MetadataMessage::decode(payload).map_err(|error| error.to_string())? {
             None => {}
-            Some(MetadataMessage::Request { piece }) => self.serve_metainfo(ctx, conn, piece),
-            Some(MetadataMessage::Reject { .. }) => {
+            Some(MetadataMessage::Request { piece }) => self.serve_metainfo(ctx, conn, carrier, piece),
+            Some(MetadataMessage::Reject { piece }) => {
                 if let Some(search) = &mut self.search {
-                    search.refused(ctx.now, conn);
+                    search.rejected(ctx.now, conn, carrier, piece);
                 }
                 self.request_metainfo(ctx);
             }
             Some(MetadataMessage::Data { piece, total_size, data }) => {
-                self.metainfo_piece(ctx, conn, piece, total_size, data);
+                if let Some(search) = &mut self.search {
+                    let fetched = search.data(ctx.now, conn, carrier, piece, total_size, data);
+                    self.metainfo_piece(ctx, conn, fetched);
+                }
             }
         }
         Ok(())
     }
 
-    fn metainfo_piece(&mut self, ctx: &mut Context<'_>, conn: ConnId, piece: u32, total_size: u64, data: Bytes) {
-        let Some(search) = &mut self.search else { return };
-        match search.data(ctx.now, conn, piece, total_size, data) {
+    fn metainfo_piece(&mut self, ctx: &mut Context<'_>, conn: ConnId, fetched: Fetched) {
+        match fetched {
             Fetched::Waiting => self.request_metainfo(ctx),
             Fetched::Done(metainfo) => {
                 self.search = None;
                 let metainfo = Arc::new(*metainfo);
                 ctx.out.push_back(Output::MetainfoFetched { torrent: self.key, metainfo });
+            }
+            Fetched::Unusable(error) => {
+                self.search = None;
+                ctx.out.push_back(Output::MetainfoRefused { torrent: self.key, reason: error.to_string() });
             }
             Fetched::Wrong(what) => {
                 self.hash_failures += 1;
@@ -85,21 +93,22 @@ impl Torrent {
         }
     }
 
-    /// Sends a piece of the metainfo. A peer gets all of it a few times, then is refused.
-    fn serve_metainfo(&mut self, ctx: &mut Context<'_>, conn: ConnId, piece: u32) {
-        let Some(peer) = self.peers.get_mut(&conn).filter(|peer| peer.metainfo_id != 0) else { return };
-        let bytes = self.content.as_ref().map(|content| content.metainfo.bytes().clone()).unwrap_or_default();
+    /// Sends a piece of the metainfo. A peer gets all of it a few times, at a bounded rate, then is refused.
+    fn serve_metainfo(&mut self, ctx: &mut Context<'_>, conn: ConnId, carrier: Carrier, piece: u32) {
+        let Some(peer) = self.peers.get_mut(&conn).filter(|peer| peer.carrier_id(carrier) != 0) else { return };
+        let shared = self.content.as_ref().and_then(|content| content.shared(carrier)).cloned().unwrap_or_default();
         let start = u64::from(piece) * u64::from(METADATA_PIECE_LEN);
-        let pieces = (bytes.len() as u32).div_ceil(METADATA_PIECE_LEN);
-        let answer = if start < bytes.len() as u64 && peer.metainfo_served < pieces.saturating_mul(4) {
+        let pieces = (shared.len() as u32).div_ceil(METADATA_PIECE_LEN);
+        let exists = start < shared.len() as u64;
+        let within = peer.metainfo_served < pieces.saturating_mul(SERVINGS);
+        let answer = if exists && within && peer.may_ask_metainfo(ctx.now) {
             peer.metainfo_served += 1;
-            let end = bytes.len().min(start as usize + METADATA_PIECE_LEN as usize);
-            let data = bytes.slice(start as usize..end);
-            MetadataMessage::Data { piece, total_size: bytes.len() as u64, data }
+            let end = shared.len().min(start as usize + METADATA_PIECE_LEN as usize);
+            MetadataMessage::Data { piece, total_size: shared.len() as u64, data: shared.slice(start as usize..end) }
         } else {
             MetadataMessage::Reject { piece }
         };
-        let id = peer.metainfo_id;
+        let id = peer.carrier_id(carrier);
         peer.send(ctx.now, ctx.out, Message::Extended { id, payload: answer.encode() });
     }
 }

@@ -49,6 +49,15 @@ pub(super) struct Estimate {
     first_s: f64,
 }
 
+/// Whose turn it is to request while a limit makes torrents wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Pace {
+    #[default]
+    Free,
+    Waiting,
+    Turn,
+}
+
 /// Under which circumstances a queue is filled.
 #[derive(Clone, Copy, Debug)]
 struct Room {
@@ -77,6 +86,13 @@ fn arrival(ctx: &Context<'_>, peer: &Peer, swarm: Estimate) -> u64 {
 impl Torrent {
     /// Fills the queues that have room, if anything has changed that may matter.
     pub(in crate::engine) fn schedule(&mut self, ctx: &mut Context<'_>) {
+        self.fill_queues(ctx);
+        if self.pace == Pace::Turn {
+            self.pace = Pace::Free;
+        }
+    }
+
+    fn fill_queues(&mut self, ctx: &mut Context<'_>) {
         if self.dirty.peers.is_empty() && !self.dirty.all {
             return;
         }
@@ -89,6 +105,9 @@ impl Torrent {
         let blocked = self.readers.lanes(&content.pieces).iter().any(|lane| lane.is_blocked());
         if self.readers.current_lanes().is_empty() && (self.prefetch == Prefetch::None || content.pieces.is_complete())
         {
+            return;
+        }
+        if !self.may_request(ctx) {
             return;
         }
         // Whoever would answer first takes the first block.
@@ -109,12 +128,37 @@ impl Torrent {
                 continue;
             };
             self.request(ctx, conn, pick);
+            if !self.may_request(ctx) {
+                break;
+            }
             if let Some(content) = &self.content {
                 self.readers.lanes(&content.pieces);
             }
             let more = self.peers.get(&conn).filter(|peer| self.has_room(ctx, peer, Room { worth_it: false, ..room }));
             ready.extend(more.map(|peer| Reverse((arrival(ctx, peer, swarm), conn))));
         }
+    }
+
+    /// Whether the limit lets this torrent request now. If not it waits for its turn, behind others that wait.
+    fn may_request(&mut self, ctx: &mut Context<'_>) -> bool {
+        if !ctx.limits.download.is_limited() {
+            return true;
+        }
+        let others = self.pace == Pace::Free && !ctx.limits.requesters.is_empty();
+        if self.pace != Pace::Waiting && !others && ctx.limits.download.is_ready(ctx.now) {
+            return true;
+        }
+        if self.pace != Pace::Waiting {
+            self.pace = Pace::Waiting;
+            ctx.limits.requesters.push_back(self.key);
+        }
+        false
+    }
+
+    /// The limit lets this torrent request again.
+    pub(in crate::engine) fn take_turn(&mut self) {
+        self.pace = Pace::Turn;
+        self.dirty.all = true;
     }
 
     /// Whether a peer's queue has room.
@@ -248,6 +292,7 @@ impl Torrent {
         let (number, span) = (content.pieces.number(piece, block), content.pieces.span(piece, block));
         content.pieces.requested(number, conn);
         peer.flow.sent(ctx.now, number, span);
+        ctx.limits.download.spend(span.len);
         peer.send(ctx.now, ctx.out, Message::Request(span));
         if let Some((reader, blocked)) = pick.reader {
             self.readers.served(reader, blocked);
@@ -368,9 +413,10 @@ impl Torrent {
         for number in self.readers.blocked_on(&content.pieces, HEDGE_LOOKS) {
             let Some((conn, span)) = self.second_peer(ctx, number, guess) else { continue };
             let budget = HEDGE_START + (self.useful as f64 * HEDGE_SHARE) as u64;
-            if self.hedged + u64::from(span.len) > budget {
+            if self.hedged + u64::from(span.len) > budget || !ctx.limits.download.is_ready(ctx.now) {
                 return;
             }
+            ctx.limits.download.spend(span.len);
             self.hedged += u64::from(span.len);
             if let (Some(content), Some(peer)) = (&mut self.content, self.peers.get_mut(&conn)) {
                 content.pieces.requested(number, conn);

@@ -1,5 +1,7 @@
 //! Who is connected: dialling, introductions, leaving, bans.
 
+use core::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +10,12 @@ use crate::engine::manager::Context;
 use crate::engine::peer::{Owned, Peer};
 use crate::engine::{DisconnectReason, Output};
 use crate::types::{ConnId, PeerAddr, PeerIdentity, PieceIndex};
-use crate::wire::{EXTENSION_HANDSHAKE_ID, ExtensionHandshake, Handshake, KNOT_METAINFO, KNOT_METAINFO_ID, Message};
+use crate::wire::{Handshake, Message};
 
-/// The extension by which a peer says that it lost a piece (BEP 54).
-pub(super) const DONT_HAVE: &str = "lt_donthave";
-/// The number under which we receive it.
-pub(super) const DONT_HAVE_ID: u8 = 3;
 /// A connection that lasted so long is worth dialling again soon.
 const LASTING: Duration = Duration::from_secs(10);
+/// Bytes a second above which a connection is not given up for another.
+const IN_USE: f64 = 1024.0;
 /// An old connection that was silent for so long gives way to a new one of the same peer.
 const STALE: Duration = Duration::from_secs(30);
 /// Pieces that a new peer may request while choked (BEP 6).
@@ -26,7 +26,7 @@ const MAX_NEWS: usize = 1 << 14;
 impl Torrent {
     /// A source named an address.
     pub(in crate::engine) fn peer_found(&mut self, ctx: &mut Context<'_>, addr: PeerAddr) {
-        self.candidates.found(addr, ctx.config.max_candidates);
+        self.found(ctx, addr, false);
         self.dial(ctx);
     }
 
@@ -48,9 +48,13 @@ impl Torrent {
             return;
         }
         let urgent = self.search.is_some() || self.readers.waiting_reads() > 0;
-        let (peers, banned) = (&self.peers, &*ctx.banned);
-        let unwanted = |identity: &PeerIdentity| {
-            banned.contains(identity) || peers.values().any(|peer| *peer.identity == *identity)
+        let banned = &*ctx.banned;
+        let identities: BTreeSet<&PeerIdentity> = self.peers.values().map(|peer| &*peer.identity).collect();
+        let dialable: BTreeSet<SocketAddr> = self.peers.values().filter_map(Peer::dialable).collect();
+        let unwanted = |addr: &PeerAddr, identity: Option<&PeerIdentity>| match addr {
+            // Several peers may share an IP address.
+            PeerAddr::Socket(addr) => banned.contains(&PeerIdentity::Ip(addr.ip())) || dialable.contains(addr),
+            _ => identity.is_some_and(|identity| banned.contains(identity) || identities.contains(identity)),
         };
         for addr in self.candidates.dial(ctx.now, limit, urgent, unwanted) {
             ctx.out.push_back(Output::Connect { torrent: self.key, addr });
@@ -68,7 +72,7 @@ impl Torrent {
         outgoing: bool,
     ) {
         if handshake.peer_id == ctx.config.peer_id {
-            self.candidates.forget(&addr);
+            self.candidates.is_ourselves(&addr);
             ctx.disconnect(conn, DisconnectReason::Protocol("this is ourselves".into()));
             return;
         }
@@ -82,7 +86,7 @@ impl Torrent {
             return;
         }
         self.peers.insert(conn, peer);
-        self.greet(ctx, conn, handshake.supports_extensions());
+        self.greet(ctx, conn);
         self.introduce(ctx, conn);
     }
 
@@ -109,14 +113,34 @@ impl Torrent {
             }
         }
         let from_there = self.peers.values().filter(|old| old.identity == new.identity).count();
-        if !proven && from_there >= ctx.config.max_peers_per_ip || self.peers.len() >= ctx.config.max_peers {
+        let crowded = !proven && from_there >= ctx.config.max_peers_per_ip;
+        let full = self.peers.len() >= ctx.config.max_peers;
+        if crowded || full && !self.make_room(ctx, new) {
             return Some(DisconnectReason::TooMany);
         }
         None
     }
 
+    /// Closes the connection of the lowest priority, if the new one has a higher one (BEP 40): so everybody keeps the
+    /// same ones, and whom a newcomer displaces is not for it to choose. Peers in use stay, and so do those that no
+    /// priority is defined for.
+    fn make_room(&mut self, ctx: &mut Context<'_>, new: &Peer) -> bool {
+        let rank = |peer: &Peer| match peer.addr {
+            PeerAddr::Socket(_) => self.rank(ctx, &peer.dialable().map_or(peer.addr.clone(), PeerAddr::Socket)),
+            PeerAddr::Libp2p(_) | PeerAddr::Memory(_) => u32::MAX,
+        };
+        let in_use = |peer: &&Peer| {
+            peer.flow.in_flight() > 0 || peer.down.per_second(ctx.now).max(peer.up.per_second(ctx.now)) > IN_USE
+        };
+        let idle = self.peers.values().filter(|peer| !in_use(peer));
+        let lowest = idle.map(|peer| (rank(peer), peer.conn)).min();
+        let Some((_, conn)) = lowest.filter(|(lowest, _)| *lowest < rank(new)) else { return false };
+        self.leave(ctx, conn, Some(DisconnectReason::TooMany));
+        true
+    }
+
     /// Says what we can; what we have comes with it, or later when the metainfo is known.
-    fn greet(&mut self, ctx: &mut Context<'_>, conn: ConnId, extensions: bool) {
+    fn greet(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         let have = self.content.as_ref().map(|content| content.pieces.have());
         let inventory = match have {
@@ -129,20 +153,7 @@ impl Torrent {
         if let Some(message) = inventory {
             peer.send(ctx.now, ctx.out, message);
         }
-        if !extensions {
-            return;
-        }
-        let metainfo = self.content.as_ref().map(|content| content.metainfo.bytes().len() as u64);
-        let ours = ExtensionHandshake {
-            extensions: [(KNOT_METAINFO.to_owned(), KNOT_METAINFO_ID), (DONT_HAVE.to_owned(), DONT_HAVE_ID)].into(),
-            client: Some(ctx.config.client.clone()),
-            request_queue: Some(ctx.config.upload_queue),
-            metainfo_size: metainfo,
-            upload_only: have.is_some_and(|have| have.is_full()),
-            ..ExtensionHandshake::default()
-        };
-        let message = Message::Extended { id: EXTENSION_HANDSHAKE_ID, payload: ours.encode() };
-        peer.send(ctx.now, ctx.out, message);
+        self.say_extensions(ctx, conn);
     }
 
     /// Once the metainfo is known: what the peer has counts, and it hears what has changed since the greeting.
@@ -170,7 +181,12 @@ impl Torrent {
     /// Some pieces may be requested while choked, so that a newcomer gets something to trade (BEP 6).
     fn allow_fast(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
         let (Some(content), Some(peer)) = (&self.content, self.peers.get_mut(&conn)) else { return };
-        if !peer.fast || peer.is_seed() || content.pieces.have().is_empty() || !peer.upload.allowed.is_empty() {
+        if ctx.config.no_upload
+            || !peer.fast
+            || peer.is_seed()
+            || content.pieces.have().is_empty()
+            || !peer.upload.allowed.is_empty()
+        {
             return;
         }
         let count = u64::from(content.metainfo.piece_count());
@@ -223,6 +239,9 @@ impl Torrent {
         }
         let useful = of_use && (peer.downloaded > 0 || ctx.now.saturating_duration_since(peer.since) > LASTING);
         self.candidates.disconnected(ctx.now, &peer.addr, conn, useful);
+        if let Some(addr) = peer.listens {
+            self.candidates.disconnected(ctx.now, &PeerAddr::Socket(addr), conn, useful);
+        }
         if let Some(search) = &mut self.search {
             search.gone(conn);
         }
@@ -234,6 +253,7 @@ impl Torrent {
             }
         }
         for request in peer.flow.bury_all(ctx.now) {
+            ctx.limits.download.refund(request.span.len);
             self.release(conn, request.number);
         }
         let asked: Vec<_> = peer.asks.iter().map(|ask| ask.piece).collect();

@@ -3,12 +3,11 @@
 use bytes::Bytes;
 
 use super::Torrent;
-use super::membership::{DONT_HAVE, DONT_HAVE_ID};
 use crate::engine::DisconnectReason;
 use crate::engine::manager::Context;
 use crate::engine::peer::Owned;
 use crate::types::{Bitfield, BlockSpan, ConnId, PieceIndex};
-use crate::wire::{EXTENSION_HANDSHAKE_ID, ExtensionHandshake, KNOT_METAINFO, KNOT_METAINFO_ID, Message};
+use crate::wire::Message;
 
 /// Pieces of one peer that are noted as requestable while choked.
 const MAX_ALLOWED: usize = 64;
@@ -24,7 +23,8 @@ impl Torrent {
         let inventory = matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone);
         // The extension handshake may come before the inventory.
         let silent = matches!(message, Message::KeepAlive | Message::Extended { .. } | Message::Port(_));
-        let late = inventory && peer.spoke;
+        // aria2 sends a bitfield in place of many `have` messages.
+        let late = inventory && peer.spoke && !matches!(message, Message::Bitfield(_));
         peer.spoke |= !silent;
         let fast_only = matches!(
             message,
@@ -104,6 +104,7 @@ impl Torrent {
         peer.chokes_us = true;
         if !peer.fast {
             for request in peer.flow.bury_all(ctx.now) {
+                ctx.limits.download.refund(request.span.len);
                 self.release(conn, request.number);
             }
         }
@@ -142,8 +143,9 @@ impl Torrent {
     fn has_bitfield(&mut self, ctx: &mut Context<'_>, conn: ConnId, bytes: Bytes) -> Result<(), Violation> {
         let Some(peer) = self.peers.get_mut(&conn) else { return Ok(()) };
         match (&mut self.content, &mut peer.owned) {
-            (Some(content), Owned::Some(_)) => {
+            (Some(content), Owned::Some(before)) => {
                 let bits = Bitfield::from_bytes(&bytes, content.metainfo.piece_count()).map_err(|e| e.to_string())?;
+                before.iter().for_each(|piece| content.availability.remove(piece));
                 peer.set_owned(bits);
                 match &peer.owned {
                     Owned::All => content.availability.add_seed(),
@@ -173,7 +175,7 @@ impl Torrent {
     }
 
     /// The peer lost a piece (BEP 54).
-    fn lost_piece(&mut self, ctx: &mut Context<'_>, conn: ConnId, piece: u32) -> Result<(), Violation> {
+    pub(super) fn lost_piece(&mut self, ctx: &mut Context<'_>, conn: ConnId, piece: u32) -> Result<(), Violation> {
         let (Some(peer), Some(content)) = (self.peers.get_mut(&conn), &mut self.content) else { return Ok(()) };
         if piece >= content.metainfo.piece_count() || !peer.has(piece) {
             return Ok(());
@@ -216,7 +218,11 @@ impl Torrent {
             return;
         }
         let number = content.pieces.number(span.piece.0, span.block().0);
-        if peer.flow.rejected(number) == Answered::Request {
+        let answered = peer.flow.rejected(number);
+        if answered != Answered::Unknown {
+            ctx.limits.download.refund(span.len);
+        }
+        if answered == Answered::Request {
             if !peer.chokes_us || peer.allowed.contains(&span.piece.0) {
                 peer.refused(ctx.now, span.piece.0);
             }
@@ -224,39 +230,5 @@ impl Torrent {
             self.reassign_isolated_of(ctx, conn);
         }
         self.dirty.peers.insert(conn);
-    }
-
-    fn extended(&mut self, ctx: &mut Context<'_>, conn: ConnId, id: u8, payload: Bytes) -> Result<(), Violation> {
-        match id {
-            EXTENSION_HANDSHAKE_ID => self.extension_handshake(ctx, conn, &payload),
-            KNOT_METAINFO_ID => self.metainfo_message(ctx, conn, &payload),
-            DONT_HAVE_ID => match <[u8; 4]>::try_from(&payload[..]) {
-                Ok(piece) => self.lost_piece(ctx, conn, u32::from_be_bytes(piece)),
-                Err(_) => Err(format!("expected 4 bytes in {DONT_HAVE}, got {}", payload.len())),
-            },
-            // An extension that we did not name: BEP 10 says to ignore it.
-            _ => Ok(()),
-        }
-    }
-
-    fn extension_handshake(&mut self, ctx: &mut Context<'_>, conn: ConnId, payload: &[u8]) -> Result<(), Violation> {
-        let theirs = ExtensionHandshake::decode(payload).map_err(|error| error.to_string())?;
-        let Some(peer) = self.peers.get_mut(&conn) else { return Ok(()) };
-        if let Some(id) = theirs.extensions.get(KNOT_METAINFO) {
-            peer.metainfo_id = *id;
-        }
-        if let Some(id) = theirs.extensions.get(DONT_HAVE) {
-            peer.dont_have_id = *id;
-        }
-        if let Some(requests) = theirs.request_queue {
-            peer.flow.set_peer_queue(requests);
-        }
-        if let Some(client) = theirs.client {
-            peer.client = client;
-        }
-        peer.upload_only = theirs.upload_only;
-        self.metainfo_offered(ctx, conn, theirs.metainfo_size)?;
-        self.dirty.peers.insert(conn);
-        Ok(())
     }
 }

@@ -2,16 +2,21 @@
 
 mod duties;
 mod exchange;
+mod extensions;
 mod fetch;
+mod gossip;
 mod membership;
 mod messages;
 mod reading;
 mod serve;
 mod verify;
 
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
+
+use bytes::Bytes;
 
 use super::availability::Availability;
 use super::choker::Choker;
@@ -32,6 +37,8 @@ use verify::LeafJob;
 #[derive(Debug)]
 struct Content {
     metainfo: Arc<Metainfo>,
+    /// The metainfo as strangers may have it.
+    envelope: Bytes,
     pieces: PieceManager,
     availability: Availability,
     /// Questions for leaf hashes under way, by piece.
@@ -57,15 +64,21 @@ pub(super) struct Torrent {
     prefetch: Prefetch,
     peers: BTreeMap<ConnId, Peer>,
     candidates: Candidates,
+    /// Our own address as most peers see it, of IPv4 and IPv6.
+    seen_at: [Option<IpAddr>; 2],
     readers: Readers,
     choker: Choker,
     dirty: Dirty,
+    /// Peers have been told that we have everything.
+    told_complete: bool,
     /// What the swarm was last taken to deliver, and when.
     estimate: Option<(Instant, fetch::Estimate)>,
     /// How often each peer contributed to a piece that failed without a culprit.
     suspicion: BTreeMap<Arc<PeerIdentity>, u32>,
     /// Storage failed: no new requests before this.
     hold: Option<Instant>,
+    /// It waits for its turn to request, under the limit of all torrents; or has it.
+    pace: fetch::Pace,
     next_duty: Instant,
     next_round: Instant,
     next_housekeeping: Instant,
@@ -90,12 +103,15 @@ impl Torrent {
             prefetch: Prefetch::None,
             peers: BTreeMap::new(),
             candidates: Candidates::default(),
+            seen_at: [None; 2],
             readers: Readers::default(),
             choker: Choker::default(),
             dirty: Dirty::default(),
+            told_complete: false,
             estimate: None,
             suspicion: BTreeMap::new(),
             hold: None,
+            pace: fetch::Pace::default(),
             next_duty: now,
             next_round: now,
             next_housekeeping: now,
@@ -119,12 +135,27 @@ impl Torrent {
         let layout = metainfo.layout().clone();
         let pieces = PieceManager::new(layout, verified, metainfo.algorithm().verifies_blocks());
         let availability = Availability::new(metainfo.piece_count());
-        self.content =
-            Some(Content { metainfo, pieces, availability, leaf_jobs: BTreeMap::new(), isolated: BTreeSet::new() });
+        let envelope = metainfo.public_bytes();
+        self.content = Some(Content {
+            metainfo,
+            envelope,
+            pieces,
+            availability,
+            leaf_jobs: BTreeMap::new(),
+            isolated: BTreeSet::new(),
+        });
+        self.told_complete = self.is_complete();
         self.set_prefetch(ctx, self.prefetch);
+        if !self.may_gossip(ctx) {
+            // It turned out to be private: what peers said of others while that was not known does not count.
+            for conn in self.candidates.forget_gossip() {
+                self.leave(ctx, conn, Some(DisconnectReason::NoUse));
+            }
+        }
         let conns: Vec<_> = self.peers.keys().copied().collect();
         for conn in conns {
             self.introduce(ctx, conn);
+            self.say_extensions(ctx, conn);
         }
         self.dial(ctx);
     }
@@ -161,6 +192,7 @@ impl Torrent {
             ctx.disconnect(conn, DisconnectReason::Removed);
         }
         self.content = None;
+        self.readers = Readers::default();
     }
 
     /// Whether everything is here.
@@ -182,6 +214,7 @@ impl Torrent {
             hedged_bytes: self.hedged,
             hash_failures: self.hash_failures,
             waiting_reads: self.readers.waiting_reads(),
+            window_bytes: self.content.as_ref().map_or(0, |content| self.readers.window_bytes(&content.pieces)),
             known_addresses: self.candidates.len(),
             peers: self.peers.values().map(|peer| peer.stats(now, pieces)).collect(),
         }

@@ -52,8 +52,8 @@ impl Torrent {
     }
 
     fn move_window(&mut self, ctx: &mut Context<'_>, reader: ReaderId, offset: u64, len: u32) {
-        let rate = self.estimate(ctx).rate;
-        let limit = ((rate * WINDOW_S).max(MIN_WINDOW) as u64).min(ctx.config.max_window);
+        let rate = self.estimate(ctx).rate.min(ctx.limits.download.rate());
+        let limit = ((rate * WINDOW_S).max(MIN_WINDOW) as u64).min(ctx.limits.window_share());
         let Some(content) = &self.content else { return };
         let bytes = offset..offset.saturating_add(u64::from(len));
         let moved = self.readers.touch(ctx.now, reader, bytes, limit, &content.pieces);
@@ -61,6 +61,19 @@ impl Torrent {
             self.cancel_unwanted(ctx);
         }
         self.dirty.all |= moved.moved;
+    }
+
+    /// Readers with something to fetch ahead.
+    pub(in crate::engine) fn open_windows(&self) -> usize {
+        self.readers.open_windows()
+    }
+
+    /// Gives up what is ahead of readers beyond the share of each.
+    pub(in crate::engine) fn limit_windows(&mut self, ctx: &mut Context<'_>) {
+        let Some(content) = &self.content else { return };
+        if self.readers.limit_windows(ctx.limits.window_share(), &content.pieces) {
+            self.cancel_unwanted(ctx);
+        }
     }
 
     /// Nobody waits for a read any more.

@@ -13,6 +13,8 @@ const MAX_REQUEST_LEN: u32 = 2 * BLOCK_LEN;
 /// Seconds of a peer's rate that may be on their way from storage to its socket, and blocks that always may.
 const PIPELINE_S: f64 = 0.1;
 const MIN_PIPELINE: usize = 8;
+/// Bytes a second that a peer should get at least that may request.
+const SLOT_RATE: f64 = 8e3;
 /// Hashes that one request may ask for (BEP 52).
 const MAX_HASHES: u32 = 512;
 /// Layers of a tree; more cannot be asked for.
@@ -27,8 +29,10 @@ impl Torrent {
         }
         let held = self.content.as_ref().is_some_and(|content| content.pieces.holds(span));
         let by_allowance = !peer.unchoked && peer.upload.allowed.contains(&span.piece.0) && peer.upload.allowance > 0;
-        let accepted =
-            held && (peer.unchoked || by_allowance) && peer.upload.push(span, ctx.config.upload_queue as usize);
+        let accepted = !ctx.config.no_upload
+            && held
+            && (peer.unchoked || by_allowance)
+            && peer.upload.push(span, ctx.config.upload_queue as usize);
         if accepted {
             peer.upload.allowance -= u32::from(by_allowance);
             self.pump(ctx, conn);
@@ -46,24 +50,47 @@ impl Torrent {
         }
     }
 
-    /// Has storage read what a peer waits for, a bounded number of blocks at a time.
+    /// Has storage read what a peer waits for, a bounded number of blocks at a time; by turns where a limit applies.
     fn pump(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
-        let (Some(content), Some(peer)) = (&self.content, self.peers.get_mut(&conn)) else { return };
+        if !ctx.limits.upload.is_limited() {
+            while self.send_next(ctx, conn) {}
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&conn)
+            && !std::mem::replace(&mut peer.upload.waits_for_turn, true)
+        {
+            ctx.limits.senders.push_back((self.key, conn));
+        }
+    }
+
+    /// It is this peer's turn under the limit: one block, then it waits for the next turn.
+    pub(in crate::engine) fn send_in_turn(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        peer.upload.waits_for_turn = false;
+        if self.send_next(ctx, conn) {
+            self.pump(ctx, conn);
+        }
+    }
+
+    /// Has storage read the next block for a peer. False if nothing is to be read now.
+    fn send_next(&mut self, ctx: &mut Context<'_>, conn: ConnId) -> bool {
+        let (Some(content), Some(peer)) = (&self.content, self.peers.get_mut(&conn)) else { return false };
         // What is on its way cannot be cancelled: no more of it than the peer takes in a moment.
         let pipeline = (peer.up.per_second(ctx.now) * PIPELINE_S / f64::from(BLOCK_LEN)) as usize;
         let pipeline = pipeline.max(MIN_PIPELINE).min(ctx.config.send_pipeline);
-        while let Some(span) = peer.upload.start(pipeline) {
-            if content.pieces.holds(span) {
-                peer.sent = ctx.now;
-                ctx.out.push_back(Output::SendBlock { conn, span });
-                continue;
-            }
-            // Lost since it was asked for.
-            peer.upload.finish(span);
-            if peer.fast {
-                peer.send(ctx.now, ctx.out, Message::Reject(span));
-            }
+        let Some(span) = peer.upload.start(pipeline) else { return false };
+        if content.pieces.holds(span) {
+            peer.sent = ctx.now;
+            ctx.limits.upload.spend(span.len);
+            ctx.out.push_back(Output::SendBlock { conn, span });
+            return true;
         }
+        // Lost since it was asked for.
+        peer.upload.finish(span);
+        if peer.fast {
+            peer.send(ctx.now, ctx.out, Message::Reject(span));
+        }
+        true
     }
 
     /// A block has left for the socket.
@@ -83,8 +110,11 @@ impl Torrent {
     /// Storage could not read a block.
     pub(in crate::engine) fn block_unreadable(&mut self, ctx: &mut Context<'_>, conn: ConnId, span: BlockSpan) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
-        if peer.upload.finish(span) && peer.fast {
-            peer.send(ctx.now, ctx.out, Message::Reject(span));
+        if peer.upload.finish(span) {
+            ctx.limits.upload.refund(span.len);
+            if peer.fast {
+                peer.send(ctx.now, ctx.out, Message::Reject(span));
+            }
         }
         self.pump(ctx, conn);
     }
@@ -101,11 +131,20 @@ impl Torrent {
         }
     }
 
+    /// Peers that may request at once: fewer where a limit leaves little for each.
+    fn slots(ctx: &Context<'_>) -> usize {
+        let afforded = (ctx.limits.upload.rate() / SLOT_RATE).max(2.0) as usize;
+        ctx.config.upload_slots.min(afforded)
+    }
+
     /// Unchokes peers that wait while there is room.
     pub(super) fn unchoke_waiting(&mut self, ctx: &mut Context<'_>) {
+        if ctx.config.no_upload {
+            return;
+        }
         let wanting = self.peers.values().filter(|peer| peer.is_interested);
         let (served, waiting): (Vec<_>, Vec<_>) = wanting.partition(|peer| peer.unchoked);
-        let room = (ctx.config.upload_slots + 1).saturating_sub(served.len());
+        let room = (Self::slots(ctx) + 1).saturating_sub(served.len());
         let chosen: Vec<_> = waiting.iter().take(room).map(|peer| peer.conn).collect();
         for conn in chosen {
             self.set_unchoked(ctx, conn, true);
@@ -114,6 +153,9 @@ impl Torrent {
 
     /// Decides anew who may request.
     pub(super) fn choke_round(&mut self, ctx: &mut Context<'_>) {
+        if ctx.config.no_upload {
+            return;
+        }
         let seeding = self.is_complete();
         let now = ctx.now;
         let applicants: Vec<_> = self
@@ -127,9 +169,10 @@ impl Torrent {
                 rate: if peer.flow.stalls > 0 { 0.0 } else { peer.down.per_second(now) },
             })
             .collect();
-        let chosen = self.choker.decide(now, ctx.rng, &applicants, ctx.config.upload_slots, seeding);
+        let slots = Self::slots(ctx);
+        let chosen = self.choker.decide(now, ctx.rng, &applicants, slots, seeding);
         // Without competition nobody is choked: an idle peer asks without a round trip.
-        let contested = applicants.len() > ctx.config.upload_slots + 1;
+        let contested = applicants.len() > slots + 1;
         let choke: Vec<_> = self
             .peers
             .values()

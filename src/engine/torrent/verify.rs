@@ -2,8 +2,9 @@
 //!
 //! A block that fails its leaf hash is the fault of who sent it. A piece that fails as a whole proves something only
 //! if one peer sent all of it. Otherwise the piece is *isolated*: fetched again from one peer at a time, so that the
-//! next failure is proof. Whoever contributed to failed pieces most often is tried first. Honest peers are never
-//! banned by this: what they send alone does not fail.
+//! next failure is proof. Whoever contributed to failed pieces most often is tried first. Once it succeeds, storage
+//! tells which blocks had been wrong, and whoever sent those is known as well. Honest peers are never banned by this:
+//! what they send alone does not fail, and what they sent is what it turns out to be.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::engine::peer::HashAsk;
 use crate::engine::pieces::{Isolation, Leaves};
 use crate::engine::{Output, PieceOutcome, Verdict};
 use crate::metainfo::LeafRequest;
-use crate::types::{BlockSpan, ConnId, PieceIndex};
+use crate::types::{AttemptId, BlockSpan, ConnId, PieceIndex};
 use crate::wire::{HashRequest, Message};
 
 /// How long a peer has to answer a question for leaf hashes.
@@ -216,6 +217,13 @@ impl Torrent {
         let Some(checked) = checked else { return };
         match outcome {
             PieceOutcome::Verified => self.all_verified(ctx, &checked),
+            PieceOutcome::VerifiedAfter { wrong } => {
+                let culprits = content.pieces.active(piece).map(|active| active.culprits(&wrong)).unwrap_or_default();
+                self.all_verified(ctx, &checked);
+                for (culprit, block) in culprits {
+                    self.ban(ctx, &culprit, format!("sent wrong bytes: block {} of piece {piece}", block.0));
+                }
+            }
             PieceOutcome::Blocks { corrupt } => {
                 let (bad, good): (Vec<_>, Vec<_>) = checked.into_iter().partition(|span| corrupt.contains(span));
                 self.all_verified(ctx, &good);
@@ -223,7 +231,7 @@ impl Torrent {
                     self.blame_block(ctx, span);
                 }
             }
-            PieceOutcome::Corrupt => self.piece_failed(ctx, piece, &checked),
+            PieceOutcome::Corrupt { attempt } => self.piece_failed(ctx, piece, &checked, attempt),
             PieceOutcome::Failed => self.unstored(ctx, &checked),
         }
         let known = |content: &Content| content.pieces.active(piece).is_some_and(|a| a.leaves == Leaves::Known);
@@ -306,13 +314,15 @@ impl Torrent {
     }
 
     /// A piece failed as a whole.
-    fn piece_failed(&mut self, ctx: &mut Context<'_>, piece: u32, checked: &[BlockSpan]) {
+    fn piece_failed(&mut self, ctx: &mut Context<'_>, piece: u32, checked: &[BlockSpan], attempt: AttemptId) {
         let Some(content) = &mut self.content else { return };
-        let Some(active) = content.pieces.active(piece) else { return };
-        if active.leaves == Leaves::Known && content.needs_leaves(piece) {
+        let needs_leaves = content.needs_leaves(piece);
+        let Some(active) = content.pieces.active_mut(piece) else { return };
+        if active.leaves == Leaves::Known && needs_leaves {
             // The leaves came while it was checked: they tell which block it was.
             return;
         }
+        active.remember_failure(attempt);
         let contributors = active.contributors();
         let bytes: u64 = checked.iter().map(|span| u64::from(span.len)).sum();
         self.hash_failures += 1;
@@ -435,8 +445,7 @@ impl Torrent {
         let mut lost = Vec::new();
         for block in 0..content.pieces.blocks_in(piece) {
             let number = content.pieces.number(piece, block);
-            if content.pieces.is_verified(number) {
-                content.pieces.set_missing(number);
+            if content.pieces.set_missing(number) {
                 lost.push(block);
             }
         }
@@ -444,10 +453,12 @@ impl Torrent {
             self.readers.lost(piece, block, &content.pieces);
         }
         content.pieces.forget_leaves_unless_asked(piece);
-        content.availability.missing(piece);
+        if !content.pieces.has(piece) {
+            content.availability.missing(piece);
+        }
         self.retire(piece);
         self.dirty.all = true;
-        if !had {
+        if !had || self.content.as_ref().is_some_and(|content| content.pieces.has(piece)) {
             return;
         }
         let mut conns = Vec::new();
