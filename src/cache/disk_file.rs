@@ -1,17 +1,27 @@
 //! One open file.
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, PoisonError};
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::types::FileStamp;
 
+/// Parts that the kernel takes in one write.
+const MAX_PARTS: usize = 1024;
+
 /// An open file, read and written at positions.
 #[derive(Debug)]
-pub struct DiskFile(File);
+pub struct DiskFile {
+    file: File,
+    /// Held while it is written to. The kernel lets one writer in at a time anyway, and the others spin; here they
+    /// sleep.
+    writing: Mutex<()>,
+}
 
 /// What a read that may not wait for the disk came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,7 +34,7 @@ pub enum Nowait {
 
 impl DiskFile {
     pub(super) fn new(file: File) -> Self {
-        Self(file)
+        Self { file, writing: Mutex::default() }
     }
 
     /// Appends `len` bytes from `offset` to `buf`.
@@ -32,13 +42,7 @@ impl DiskFile {
     /// # Errors
     /// When they cannot be read, of kind `UnexpectedEof` when the file ends before; `buf` is as it was then.
     pub fn read_into(&self, buf: &mut Vec<u8>, len: usize, offset: u64) -> io::Result<()> {
-        let start = buf.len();
-        buf.resize(start + len, 0);
-        let read = self.0.read_exact_at(&mut buf[start..], offset);
-        if read.is_err() {
-            buf.truncate(start);
-        }
-        read
+        read_into(&self.file, buf, len, offset)
     }
 
     /// `len` bytes from `offset`, if they are in memory and reading them needs no disk. On filesystems that cannot
@@ -48,7 +52,7 @@ impl DiskFile {
     /// When they cannot be read, of kind `UnexpectedEof` when the file ends before.
     pub fn read_nowait(&self, len: usize, offset: u64) -> io::Result<Nowait> {
         let mut buf = vec![0; len];
-        match rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(&mut buf)], offset, ReadWriteFlags::NOWAIT) {
+        match rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(&mut buf)], offset, ReadWriteFlags::NOWAIT) {
             Ok(got) if got == len => Ok(Nowait::Read(buf)),
             Ok(0) if len > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR | Errno::NOSYS) => Ok(Nowait::WouldBlock),
@@ -56,8 +60,22 @@ impl DiskFile {
         }
     }
 
-    pub(super) fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+    pub(super) fn write_all_at(&self, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Without empty ones.
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            match rustix::io::pwritev(&self.file, &parts[..parts.len().min(MAX_PARTS)], offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    offset += written as u64;
+                    IoSlice::advance_slices(&mut parts, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Gives `len` bytes from `offset` back to the disk; they read as zeros then. Blocks of the filesystem that are
@@ -68,7 +86,7 @@ impl DiskFile {
     pub fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         loop {
-            match rustix::fs::fallocate(&self.0, flags, offset, len) {
+            match rustix::fs::fallocate(&self.file, flags, offset, len) {
                 Err(Errno::INTR) => {}
                 other => return Ok(other?),
             }
@@ -80,7 +98,7 @@ impl DiskFile {
     /// # Errors
     /// When the filesystem does not say.
     pub fn stamp(&self) -> io::Result<FileStamp> {
-        self.0.metadata().map(|metadata| stamp_of(&metadata))
+        self.file.metadata().map(|metadata| stamp_of(&metadata))
     }
 
     /// Waits until what was written is on the disk.
@@ -88,7 +106,7 @@ impl DiskFile {
     /// # Errors
     /// When some of it cannot be written; it must be regarded as lost then.
     pub fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     /// Waits until everything written to the file's filesystem is on the disk: faster than one sync each for many
@@ -97,8 +115,34 @@ impl DiskFile {
     /// # Errors
     /// When some of it cannot be written.
     pub fn sync_filesystem(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(&self.0)?)
+        Ok(rustix::fs::syncfs(&self.file)?)
     }
+}
+
+/// Appends `len` bytes of `file` from `offset` to `buf`, into memory that is not cleared before.
+///
+/// # Errors
+/// When they cannot be read, of kind `UnexpectedEof` when the file ends before; `buf` is as it was then.
+pub fn read_into(file: &File, buf: &mut Vec<u8>, len: usize, offset: u64) -> io::Result<()> {
+    let (start, end) = (buf.len(), buf.len() + len);
+    buf.reserve_exact(len);
+    while buf.len() < end {
+        // A buffer with more room than was asked for may get more bytes than that.
+        let at = offset + (buf.len() - start) as u64;
+        match rustix::io::pread(file, spare_capacity(buf), at) {
+            Ok(0) => {
+                buf.truncate(start);
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => {
+                buf.truncate(start);
+                return Err(errno.into());
+            }
+        }
+    }
+    buf.truncate(end);
+    Ok(())
 }
 
 /// The stamp in a file's metadata.

@@ -8,7 +8,7 @@ mod disk_file;
 mod reserve;
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
-pub use disk_file::{DiskFile, Nowait, stamp_of};
+pub use disk_file::{DiskFile, Nowait, read_into, stamp_of};
 pub use reserve::Reserve;
 
 /// Independent locks of the open files: a power of two.
@@ -95,16 +95,16 @@ impl FileCache {
         self.get_or(id, || OpenOptions::new().read(true).write(true).open(self.dir.join(place())))
     }
 
-    /// Writes all of `data` at `offset`.
+    /// Writes all of `parts`, end to end, at `offset`. What becomes of the slices themselves is of no meaning.
     ///
     /// # Errors
     /// When it cannot be written; part of it may have been.
-    pub fn write(&self, file: &DiskFile, data: &[u8], offset: u64) -> io::Result<()> {
+    pub fn write(&self, file: &DiskFile, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         #[cfg(test)]
         if self.full.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(io::Error::from_raw_os_error(28));
         }
-        file.write_all_at(data, offset)
+        file.write_all_at(parts, offset)
     }
 
     /// Closes a file, so that the next use opens it again.

@@ -17,7 +17,7 @@ fn files_are_sparse_and_holes_give_room_back() {
     let path = dir.path().join("cache/ab/cd");
     let on_disk = || fs::metadata(&path).unwrap().blocks() * 512;
     assert_eq!((fs::metadata(&path).unwrap().len(), on_disk()), (8 << 20, 0));
-    cache.write(&file, &[7; 65536], 1 << 20).unwrap();
+    cache.write(&file, &mut [IoSlice::new(&[7; 65536])], 1 << 20).unwrap();
     assert_eq!(on_disk(), 65536);
     file.punch(1 << 20, 65536).unwrap();
     assert_eq!(on_disk(), 0);
@@ -40,7 +40,7 @@ fn a_read_beyond_the_end_is_an_error_and_leaves_nothing() {
 fn what_was_just_written_needs_no_disk() {
     let (_dir, cache) = cache();
     let file = cache.create(ID, 65536, || "a".into()).unwrap();
-    cache.write(&file, &[3; 65536], 0).unwrap();
+    cache.write(&file, &mut [IoSlice::new(&[3; 65536])], 0).unwrap();
     // Filesystems without RWF_NOWAIT answer that they would block.
     assert!(matches!(file.read_nowait(16, 40).unwrap(), Nowait::WouldBlock | Nowait::Read(_)));
     if let Nowait::Read(bytes) = file.read_nowait(16, 40).unwrap() {
@@ -54,7 +54,7 @@ fn open_files_are_bounded_and_reopened() {
     for file in 0..200 {
         let id = FileId { object: 2, file };
         let handle = cache.create(id, 1, || format!("x/{file}").into()).unwrap();
-        cache.write(&handle, &[file as u8], 0).unwrap();
+        cache.write(&handle, &mut [IoSlice::new(&[file as u8])], 0).unwrap();
     }
     let open: usize = cache.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
     assert!(open <= 32, "{open} files open");

@@ -112,17 +112,24 @@ impl Index {
         Ok(statement.query_row([id], ObjectRecord::from_row).optional()?)
     }
 
-    /// Takes objects without pieces out, and gives the highest object number that is left; 0 if there are none.
+    /// Takes objects without pieces out and gives their keys, and the highest object number that is left; 0 if there
+    /// are none.
     ///
     /// # Errors
     /// When the index cannot be read or written.
-    pub fn prune_objects(&mut self) -> Result<u32, IndexError> {
+    pub fn prune_objects(&mut self) -> Result<(Vec<String>, u32), IndexError> {
         let tx = self.conn.transaction()?;
-        tx.execute("DELETE FROM objects WHERE NOT EXISTS (SELECT 1 FROM pieces WHERE pieces.object = objects.id)", [])?;
+        let gone = tx
+            .prepare(
+                "DELETE FROM objects WHERE NOT EXISTS (SELECT 1 FROM pieces WHERE pieces.object = objects.id)
+                 RETURNING key",
+            )?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
         tx.execute("DELETE FROM files WHERE NOT EXISTS (SELECT 1 FROM objects WHERE objects.id = files.object)", [])?;
         let last = tx.query_row("SELECT coalesce(max(id), 0) FROM objects", [], |row| row.get(0))?;
         tx.commit()?;
-        Ok(last)
+        Ok((gone, last))
     }
 
     /// The pieces of an object that have rows.

@@ -59,7 +59,7 @@ fn objects_without_pieces_are_pruned() {
     assert_eq!(index.stamps(5).unwrap(), [(0, stamp)]);
     let gone = Batch { forgotten: vec![(5, 0)], used: vec![(3, 0, 99)], ..Batch::default() };
     index.commit(&gone, Durability::Disk).unwrap();
-    assert_eq!(index.prune_objects().unwrap(), 3);
+    assert_eq!(index.prune_objects().unwrap(), (vec![object(5).key], 3));
     assert_eq!(index.objects().unwrap(), [object(3)]);
     assert_eq!(index.stamps(5).unwrap(), []);
     let mut seen = Vec::new();
