@@ -21,7 +21,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::mpsc;
 
 use super::wanted::Wanted;
-use super::{Found, Source, address};
+use super::{Found, JoinOptions, Source, address};
 use crate::types::SwarmId;
 use store::{MAX_ANNOUNCED, ProviderStore};
 
@@ -86,8 +86,8 @@ impl Source for KadSource {
         NAME
     }
 
-    fn join(&self, swarm: SwarmId) {
-        self.wanted.join(swarm);
+    fn join(&self, swarm: SwarmId, options: &JoinOptions) {
+        self.wanted.join(swarm, options);
     }
 
     fn leave(&self, swarm: SwarmId) {

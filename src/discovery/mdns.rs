@@ -11,7 +11,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::mpsc;
 
 use super::wanted::Wanted;
-use super::{Found, Source, address};
+use super::{Found, JoinOptions, Source, address};
 use crate::types::SwarmId;
 
 const NAME: &str = "mdns";
@@ -45,8 +45,8 @@ impl Source for MdnsSource {
         NAME
     }
 
-    fn join(&self, swarm: SwarmId) {
-        self.wanted.join(swarm);
+    fn join(&self, swarm: SwarmId, options: &JoinOptions) {
+        self.wanted.join(swarm, options);
     }
 
     fn leave(&self, swarm: SwarmId) {
@@ -145,7 +145,7 @@ mod tests {
         let (found, mut finds) = mpsc::channel(16);
         let (source, mut driver) = source(local, found);
         let (early, late) = (SwarmId([1; 20]), SwarmId([2; 20]));
-        source.join(early);
+        source.join(early, &JoinOptions::default());
         driver.drive();
         let answer = vec![
             (peer, addr("/ip4/192.0.2.1/udp/1/quic-v1")),
@@ -158,7 +158,7 @@ mod tests {
             Ok(Found { swarm, addr, source: "mdns" })
         };
         assert_eq!(finds.try_recv(), expected(early));
-        source.join(late);
+        source.join(late, &JoinOptions::default());
         driver.drive();
         assert_eq!(finds.try_recv(), expected(late));
         assert!(finds.try_recv().is_err());
@@ -167,7 +167,7 @@ mod tests {
         driver.handle(Event::Expired(answer));
         source.leave(late);
         driver.drive();
-        source.join(late);
+        source.join(late, &JoinOptions::default());
         driver.drive();
         assert!(finds.try_recv().is_err(), "a node that is gone is not named");
     }
@@ -176,7 +176,7 @@ mod tests {
     fn a_crowd_is_bounded() {
         let (found, _finds) = mpsc::channel(1);
         let (source, mut driver) = source(PeerId::random(), found);
-        source.join(SwarmId([1; 20]));
+        source.join(SwarmId([1; 20]), &JoinOptions::default());
         driver.drive();
         let crowd = (0..MAX_NODES + 10).map(|_| (PeerId::random(), addr("/ip4/192.0.2.1/tcp/1"))).collect();
         assert_eq!(driver.handle(Event::Discovered(crowd)).len(), MAX_NODES);

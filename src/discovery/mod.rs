@@ -1,13 +1,18 @@
 //! Ways to find the peers of a swarm.
 //!
-//! Each source is a small state machine beside the libp2p behaviour that does the talking: the node's swarm owns
-//! the behaviours, tells the sources what happened, and wakes them when they ask. What they find goes into one
-//! bounded channel; when it is full, a find is dropped, and the next look-up brings it again.
+//! Each source does its work in tasks of its own, or, where libp2p does the talking, is a small state machine beside
+//! the behaviour, which the node's swarm owns. What they find goes into one bounded channel. Nothing that a source
+//! meets stops another: its errors end in its own [`Source::state`].
 
 mod address;
+pub mod dht;
+pub mod http;
 pub mod kad;
+pub mod lsd;
 pub mod mdns;
+mod scope;
 mod source;
+pub mod trackers;
 mod wanted;
 
-pub use source::{Found, Source};
+pub use source::{Found, JoinOptions, Progress, ProgressFn, Source};
