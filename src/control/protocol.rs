@@ -24,8 +24,8 @@ pub(super) const FILE_LENGTH: &str = "knot-file-length";
 /// Trailer of content that ended early: the JSON of an [`crate::node::api::ApiError`].
 pub(super) const CONTENT_ERROR: &str = "knot-error";
 
-/// The largest request: a metainfo of 8 MiB in hex digits, and what is around it.
-pub(super) const MAX_REQUEST: usize = 17 << 20;
+/// The largest request: a torrent file of 32 MiB in hex digits, and what is around it.
+pub(super) const MAX_REQUEST: usize = 65 << 20;
 /// The longest line of an answer, and the largest answer that is one value.
 pub(super) const MAX_ANSWER: usize = 16 << 20;
 

@@ -12,8 +12,8 @@ use super::server::{Kept, NodeApi, OpenFile};
 use super::{Client, ContentRequest, ControlError, Server};
 use crate::node::ProgressSink;
 use crate::node::api::{
-    AddRequest, ApiError, CacheStatus, ErrorKind, GetRequest, MountRequest, NodeStatus, Progress, SeedRequest,
-    TorrentInfo, TorrentName,
+    AddRequest, ApiError, CacheStatus, ErrorKind, GetRequest, MetainfoWait, MountRequest, NodeStatus, Progress,
+    SeedRequest, TorrentInfo, TorrentName,
 };
 use crate::node::lifecycle::Gate;
 use crate::types::{FileIndex, ReaderId};
@@ -122,7 +122,7 @@ impl NodeApi for FakeNode {
     /// Never ends.
     async fn mount(&self, _: MountRequest, progress: ProgressSink) -> Result<TorrentInfo, ApiError> {
         let _living = Living::new(&self.alive);
-        progress.send(Progress::Metainfo { peers: 3 }).await.unwrap();
+        progress.send(Progress::Metainfo(MetainfoWait { peers: 3, ..MetainfoWait::default() })).await.unwrap();
         std::future::pending().await
     }
     async fn unmount(&self, _: PathBuf) -> Result<(), ApiError> {
@@ -179,7 +179,7 @@ fn mount_request() -> MountRequest {
 }
 
 fn seed_request() -> SeedRequest {
-    SeedRequest { path: "/x".into(), metainfo: None, discovery: None, peers: vec![] }
+    SeedRequest { path: "/x".into(), torrent: None, discovery: None, peers: vec![] }
 }
 
 fn file(length: u64, offset: u64, part: Option<u64>) -> ContentRequest {

@@ -12,8 +12,12 @@ use serde::{Deserialize, Serialize};
 pub enum TorrentName {
     /// An InfoID as hex digits; the metainfo comes from peers.
     InfoId(String),
-    /// A metainfo file's bytes, as hex digits.
+    /// A metainfo file's bytes, as hex digits: knot's own or an ordinary torrent's.
     Metainfo(String),
+    /// A magnet link.
+    Magnet(String),
+    /// An http or https URL of a metainfo file.
+    Url(String),
 }
 
 /// A torrent to add.
@@ -21,7 +25,7 @@ pub enum TorrentName {
 pub struct AddRequest {
     /// Which.
     pub torrent: TorrentName,
-    /// Peers to dial at once (multiaddr or host:port).
+    /// Peers to dial at once (multiaddr or host:port, where the host may be a name).
     #[serde(default)]
     pub peers: Vec<String>,
     /// Sources to ask, of those that the node has; `None` for all of them.
@@ -70,9 +74,9 @@ pub struct MountRequest {
 pub struct SeedRequest {
     /// The file or directory; absolute.
     pub path: PathBuf,
-    /// Its metainfo as hex digits; made with the default options where absent.
+    /// What it is the content of; a metainfo is made with the default options where absent.
     #[serde(default)]
-    pub metainfo: Option<String>,
+    pub torrent: Option<TorrentName>,
     /// Sources to announce to, of those that the node has; `None` for all of them.
     #[serde(default)]
     pub discovery: Option<Vec<String>>,
@@ -158,6 +162,8 @@ pub struct TorrentStatus {
     pub download_rate: u64,
     /// Payload bytes a second to peers, over the last seconds.
     pub upload_rate: u64,
+    /// Payload bytes given for each one taken, or, where none was taken, for each byte of the content. `None` without.
+    pub ratio: Option<f64>,
     /// Connected peers.
     pub peers: Vec<PeerStatus>,
 }
@@ -205,10 +211,7 @@ pub struct GetRequest {
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Progress {
     /// Waiting for the metainfo.
-    Metainfo {
-        /// Connected peers.
-        peers: usize,
-    },
+    Metainfo(MetainfoWait),
     /// Hashing what is there already.
     Checking {
         /// Bytes hashed.
@@ -234,6 +237,17 @@ pub enum Progress {
     },
     /// It is not.
     Failed(ApiError),
+}
+
+/// What the wait for a metainfo has come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetainfoWait {
+    /// Connected peers.
+    pub peers: usize,
+    /// Addresses of peers that are known.
+    pub found: usize,
+    /// Names of the sources that were asked.
+    pub sources: Vec<String>,
 }
 
 /// Why the node refused, with the exit code that a command should leave with.

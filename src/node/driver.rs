@@ -4,19 +4,23 @@
 //! blocking threads ([`super::jobs`]), and everything comes back as an [`Event`].
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
+use super::dials::Dialler;
 use super::jobs::{Jobs, PendingRead, StoreJob};
-use super::peer::{self, Established, Incoming, Outgoing, ReceivedBlock, StorageSlot};
-use super::registry::Swarms;
+use super::peer::{self, Established, Incoming, Outgoing, ReceivedBlock};
+use super::slot::{Meeting, TorrentSlot};
 use super::storage::TorrentStorage;
+use super::tally::Tally;
 use super::warnings::Warnings;
-use crate::discovery::{Found, Source};
+use crate::discovery::{Found, trackers};
 use crate::engine::{
     DisconnectReason, Input, Output, PieceOutcome, Prefetch, ReadError, TorrentManager, TorrentStats, Verdict,
 };
@@ -37,8 +41,8 @@ pub(super) const EVENT_QUEUE: usize = 1024;
 pub(super) const COMMAND_QUEUE: usize = 16 * 1024;
 /// Blocks that may be on their way from sockets to storage: 32 MiB.
 const RECEIVE_BUDGET_BLOCKS: usize = 2048;
-/// Dials at once.
-const DIALS_AT_ONCE: usize = 64;
+/// How often it is looked whether a torrent has become complete, while anything happens.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What comes back from connections, dials, storage and sources.
 pub(super) enum Event {
@@ -64,26 +68,67 @@ pub(super) struct StoredBlock {
 
 /// What the handles of the node ask for.
 pub(super) enum Command {
-    AddById { torrent: TorrentKey, id: InfoId, fetched: oneshot::Sender<Arc<Metainfo>>, sources: Option<Vec<String>> },
-    Open { torrent: TorrentKey, metainfo: Arc<Metainfo>, storage: Arc<TorrentStorage>, sources: Option<Vec<String>> },
-    Remove { torrent: TorrentKey },
-    Prefetch { torrent: TorrentKey, prefetch: Prefetch },
-    Peers { torrent: TorrentKey, addrs: Vec<PeerAddr> },
-    OpenReader { reader: ReaderId, torrent: TorrentKey, file: FileIndex, timeout: std::time::Duration },
-    CloseReader { reader: ReaderId },
-    ReadCached { reader: ReaderId, offset: u64, len: u32 },
-    Read { read: ReadId, pending: PendingRead },
-    Stats { torrent: TorrentKey, reply: oneshot::Sender<Option<TorrentStats>> },
+    AddById {
+        torrent: TorrentKey,
+        id: InfoId,
+        /// What it may be served and looked for under.
+        swarms: Vec<SwarmId>,
+        fetched: oneshot::Sender<Arc<Metainfo>>,
+        sources: Option<Vec<String>>,
+    },
+    Open {
+        torrent: TorrentKey,
+        metainfo: Arc<Metainfo>,
+        storage: Arc<TorrentStorage>,
+        sources: Option<Vec<String>>,
+    },
+    Remove {
+        torrent: TorrentKey,
+    },
+    Prefetch {
+        torrent: TorrentKey,
+        prefetch: Prefetch,
+    },
+    /// What somebody knows who asks for the torrent.
+    Hints {
+        torrent: TorrentKey,
+        peers: Vec<PeerAddr>,
+        trackers: Vec<Vec<String>>,
+    },
+    OpenReader {
+        reader: ReaderId,
+        torrent: TorrentKey,
+        file: FileIndex,
+        timeout: Duration,
+    },
+    CloseReader {
+        reader: ReaderId,
+    },
+    ReadCached {
+        reader: ReaderId,
+        offset: u64,
+        len: u32,
+    },
+    Read {
+        read: ReadId,
+        pending: PendingRead,
+    },
+    Stats {
+        torrent: TorrentKey,
+        reply: oneshot::Sender<Option<TorrentStats>>,
+    },
 }
 
 /// What the driver is made of.
 pub(super) struct Parts {
     pub(super) engine: TorrentManager,
     pub(super) transports: Vec<Arc<dyn Transport>>,
-    pub(super) sources: Vec<Arc<dyn Source>>,
-    pub(super) swarms: Arc<Swarms>,
+    pub(super) meeting: Meeting,
     pub(super) peer_id: WirePeerId,
+    /// The libp2p peer id.
     pub(super) own_name: String,
+    /// Where BitTorrent clients reach this node.
+    pub(super) own_addrs: Vec<SocketAddr>,
     pub(super) warnings: Arc<Warnings>,
     pub(super) events: mpsc::Sender<Event>,
 }
@@ -92,15 +137,6 @@ struct Conn {
     torrent: TorrentKey,
     queue: mpsc::Sender<Outgoing>,
     reader: AbortHandle,
-}
-
-struct TorrentSlot {
-    storage: StorageSlot,
-    swarm: SwarmId,
-    joined: Vec<SwarmId>,
-    sources: Option<Vec<String>>,
-    fetched: Option<oneshot::Sender<Arc<Metainfo>>>,
-    metainfo: Option<Arc<Metainfo>>,
 }
 
 /// The driver's state; lives in its task.
@@ -112,12 +148,14 @@ pub(super) struct Driver {
     jobs: Jobs,
     next_conn: u64,
     receive_budget: Arc<Semaphore>,
-    dials: Arc<Semaphore>,
+    dialler: Dialler,
+    looked: Instant,
 }
 
 impl Driver {
     pub(super) fn new(parts: Parts) -> Self {
         let jobs = Jobs::new(parts.events.clone());
+        let dialler = Dialler::new(parts.transports.clone(), parts.peer_id, parts.events.clone());
         Self {
             parts,
             conns: HashMap::new(),
@@ -126,7 +164,8 @@ impl Driver {
             jobs,
             next_conn: 0,
             receive_budget: Arc::new(Semaphore::new(RECEIVE_BUDGET_BLOCKS)),
-            dials: Arc::new(Semaphore::new(DIALS_AT_ONCE)),
+            dialler,
+            looked: Instant::now(),
         }
     }
 
@@ -158,6 +197,7 @@ impl Driver {
                 }
             }
             self.jobs.dispatch();
+            self.look();
         }
         self.conns.values().for_each(|conn| conn.reader.abort());
     }
@@ -170,14 +210,23 @@ impl Driver {
 
     fn on_command(&mut self, now: Instant, command: Command) {
         match command {
-            Command::AddById { torrent, id, fetched, sources } => self.add_by_id(now, torrent, id, fetched, sources),
+            Command::AddById { torrent, id, swarms, fetched, sources } => {
+                let mut slot = TorrentSlot::new(torrent, id, sources);
+                slot.fetched = Some(fetched);
+                self.tell(now, Input::AddById { torrent, id });
+                slot.join(&self.parts.meeting, &swarms);
+                self.torrents.insert(torrent, slot);
+            }
             Command::Open { torrent, metainfo, storage, sources } => {
                 self.open(now, torrent, metainfo, storage, sources)
             }
             Command::Remove { torrent } => self.remove(now, torrent),
             Command::Prefetch { torrent, prefetch } => self.tell(now, Input::SetPrefetch { torrent, prefetch }),
-            Command::Peers { torrent, addrs } => {
-                addrs.into_iter().for_each(|addr| self.tell(now, Input::PeerFound { torrent, addr }));
+            Command::Hints { torrent, peers, trackers } => {
+                if let Some(slot) = self.torrents.get_mut(&torrent) {
+                    slot.add_trackers(&self.parts.meeting, &trackers);
+                }
+                peers.into_iter().for_each(|addr| self.tell(now, Input::PeerFound { torrent, addr }));
             }
             Command::OpenReader { reader, torrent, file, timeout } => {
                 self.tell(now, Input::OpenReader { reader, torrent, file, timeout });
@@ -213,27 +262,6 @@ impl Driver {
         }
     }
 
-    fn add_by_id(
-        &mut self,
-        now: Instant,
-        torrent: TorrentKey,
-        id: InfoId,
-        fetched: oneshot::Sender<Arc<Metainfo>>,
-        sources: Option<Vec<String>>,
-    ) {
-        let slot = TorrentSlot {
-            storage: StorageSlot::default(),
-            swarm: id.swarm_id(),
-            joined: Vec::new(),
-            sources,
-            fetched: Some(fetched),
-            metainfo: None,
-        };
-        self.torrents.insert(torrent, slot);
-        self.tell(now, Input::AddById { torrent, id });
-        self.join(torrent, vec![id.swarm_id()]);
-    }
-
     fn open(
         &mut self,
         now: Instant,
@@ -242,44 +270,31 @@ impl Driver {
         storage: Arc<TorrentStorage>,
         sources: Option<Vec<String>>,
     ) {
-        let slot = self.torrents.entry(torrent).or_insert_with(|| TorrentSlot {
-            storage: StorageSlot::default(),
-            swarm: metainfo.info_id().swarm_id(),
-            joined: Vec::new(),
-            sources,
-            fetched: None,
-            metainfo: None,
-        });
+        let id = metainfo.info_id();
+        let slot = self.torrents.entry(torrent).or_insert_with(|| TorrentSlot::new(torrent, id, sources));
         slot.metainfo = Some(metainfo.clone());
         let verified: Bitfield = storage.verified();
+        slot.is_complete = storage.is_complete();
         // A torrent is opened once: the slot was empty.
-        let _ = slot.storage.set(storage);
-        let swarms = metainfo.swarm_ids();
+        let _ = slot.tally.storage.set(storage);
+        slot.join(&self.parts.meeting, &metainfo.swarm_ids());
+        slot.add_trackers(&self.parts.meeting, &metainfo.hints().trackers);
         self.tell(now, Input::Open { torrent, metainfo, verified });
-        self.join(torrent, swarms);
-    }
-
-    /// Serves, announces and looks for peers under `swarms` too.
-    fn join(&mut self, torrent: TorrentKey, swarms: Vec<SwarmId>) {
-        let Some(slot) = self.torrents.get_mut(&torrent) else { return };
-        for swarm in swarms {
-            if slot.joined.contains(&swarm) {
-                continue;
-            }
-            self.parts.swarms.insert(swarm, torrent);
-            slot.joined.push(swarm);
-            allowed(&self.parts.sources, slot.sources.as_deref()).for_each(|source| source.join(swarm));
-        }
     }
 
     fn remove(&mut self, now: Instant, torrent: TorrentKey) {
-        let Some(slot) = self.torrents.remove(&torrent) else { return };
-        for swarm in &slot.joined {
-            if self.parts.swarms.remove(*swarm, torrent) {
-                allowed(&self.parts.sources, slot.sources.as_deref()).for_each(|source| source.leave(*swarm));
-            }
-        }
+        let Some(mut slot) = self.torrents.remove(&torrent) else { return };
+        slot.leave_all(&self.parts.meeting);
         self.tell(now, Input::Remove { torrent });
+    }
+
+    /// Looks now and then whether a torrent has become complete.
+    fn look(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.looked) >= LOOK_INTERVAL {
+            self.looked = now;
+            self.torrents.values_mut().for_each(|slot| slot.completed(&self.parts.meeting));
+        }
     }
 
     fn read(&mut self, now: Instant, read: ReadId, pending: PendingRead) {
@@ -289,11 +304,21 @@ impl Driver {
     }
 
     fn found(&mut self, now: Instant, found: Found) {
-        let own = matches!(&found.addr, PeerAddr::Libp2p(addr) if addr.ends_with(&self.parts.own_name));
-        if let (Some(torrent), false) = (self.parts.swarms.find(found.swarm), own) {
-            debug!(addr = %found.addr, source = found.source, "peer found");
-            self.tell(now, Input::PeerFound { torrent, addr: found.addr });
+        let Found { swarm, addr, source } = found;
+        let own = match &addr {
+            PeerAddr::Libp2p(addr) => addr.ends_with(&self.parts.own_name),
+            PeerAddr::Socket(addr) => self.parts.own_addrs.contains(addr),
+            PeerAddr::Memory(_) => false,
+        };
+        let Some(torrent) = self.parts.meeting.swarms.find(swarm).filter(|_| !own) else { return };
+        let Some(slot) = self.torrents.get_mut(&torrent) else { return };
+        // A source that has not yet heard that the swarm is private may still name peers of it.
+        if slot.is_private() && source != trackers::NAME {
+            return;
         }
+        debug!(%addr, source, "peer found");
+        slot.found(&addr, swarm);
+        self.tell(now, Input::PeerFound { torrent, addr });
     }
 
     fn connected(&mut self, now: Instant, peer: Established) {
@@ -307,7 +332,8 @@ impl Driver {
         let (read_half, write_half) = tokio::io::split(peer.io);
         let (queue, queued) = mpsc::channel(peer::WRITER_QUEUE);
         let events = self.parts.events.clone();
-        tokio::spawn(peer::write_queue(conn, write_half, queued, slot.storage.clone(), events.clone()));
+        slot.tally.peers.fetch_add(1, Relaxed);
+        tokio::spawn(peer::write_queue(conn, write_half, queued, slot.tally.storage.clone(), events.clone()));
         let reader = tokio::spawn(peer::read_frames(conn, read_half, decoder, self.receive_budget.clone(), events))
             .abort_handle();
         self.conns.insert(conn, Conn { torrent: peer.torrent, queue, reader });
@@ -324,6 +350,7 @@ impl Driver {
             match frame {
                 Incoming::Message(message) => self.tell(now, Input::Message { conn, message }),
                 Incoming::Block(block) => {
+                    self.count(conn, |tally| tally.downloaded.fetch_add(block.data.len() as u64, Relaxed));
                     self.parts.engine.handle(now, Input::Block { conn, span: block.span });
                     self.carry_out(Some(block));
                 }
@@ -336,14 +363,25 @@ impl Driver {
             return;
         }
         for (span, sent) in blocks {
+            if sent {
+                self.count(conn, |tally| tally.uploaded.fetch_add(span.len.into(), Relaxed));
+            }
             self.tell(now, if sent { Input::BlockSent { conn, span } } else { Input::BlockUnreadable { conn, span } });
         }
     }
 
     fn gone(&mut self, now: Instant, conn: ConnId) {
+        self.count(conn, |tally| tally.peers.fetch_sub(1, Relaxed));
         if let Some(gone) = self.conns.remove(&conn) {
             gone.reader.abort();
             self.tell(now, Input::Disconnected { conn });
+        }
+    }
+
+    /// Counts something of a connection's torrent.
+    fn count<T>(&self, conn: ConnId, add: impl FnOnce(&Tally) -> T) {
+        if let Some(slot) = self.conns.get(&conn).and_then(|conn| self.torrents.get(&conn.torrent)) {
+            add(&slot.tally);
         }
     }
 
@@ -372,6 +410,11 @@ impl Driver {
                     }
                 }
                 Output::MetainfoFetched { torrent, metainfo } => self.metainfo_fetched(torrent, metainfo),
+                Output::MetainfoRefused { torrent, reason } => {
+                    self.parts.warnings.add(format!("the metainfo that peers sent cannot be used: {reason}"));
+                    // Whoever waits for it is told by that.
+                    self.torrents.get_mut(&torrent).map(|slot| slot.fetched.take());
+                }
                 Output::ReadReady { read } => {
                     if let Some(pending) = self.reads.remove(&read) {
                         self.jobs.answer(read, pending);
@@ -387,7 +430,7 @@ impl Driver {
     }
 
     fn storage(&self, torrent: TorrentKey) -> Option<Arc<TorrentStorage>> {
-        self.torrents.get(&torrent)?.storage.get().cloned()
+        self.torrents.get(&torrent)?.tally.storage.get().cloned()
     }
 
     fn metainfo_fetched(&mut self, torrent: TorrentKey, metainfo: Arc<Metainfo>) {
@@ -424,35 +467,11 @@ impl Driver {
     }
 
     fn dial(&self, torrent: TorrentKey, addr: PeerAddr) {
-        let Some(slot) = self.torrents.get(&torrent) else { return };
-        let transport = self.parts.transports.iter().find(|transport| transport.can_dial(&addr)).cloned();
-        let (events, dials) = (self.parts.events.clone(), self.dials.clone());
-        let (swarm, peer_id) = (slot.swarm, self.parts.peer_id);
-        tokio::spawn(async move {
-            let attempt = async {
-                let _turn = dials.acquire().await.map_err(|error| error.to_string())?;
-                let transport = transport.ok_or("no transport for this kind of address")?;
-                let stream = transport.dial(addr.clone(), swarm).await.map_err(|error| error.to_string())?;
-                peer::greet(stream, torrent, swarm, peer_id).await.map_err(|error| error.to_string())
-            };
-            let event = attempt.await.map_or_else(
-                |error: String| {
-                    debug!(%addr, error, "dial failed");
-                    Event::DialFailed { torrent, addr: addr.clone() }
-                },
-                Event::Established,
-            );
-            let _ = events.send(event).await;
-        });
+        if let Some(slot) = self.torrents.get(&torrent) {
+            let swarms = slot.swarms_for(&addr);
+            self.dialler.dial(torrent, addr, swarms);
+        }
     }
-}
-
-/// The sources that a torrent may use.
-fn allowed<'a>(
-    sources: &'a [Arc<dyn Source>],
-    names: Option<&'a [String]>,
-) -> impl Iterator<Item = &'a Arc<dyn Source>> {
-    sources.iter().filter(move |source| names.is_none_or(|names| names.iter().any(|name| name == source.name())))
 }
 
 async fn sleep_until(due: Option<Instant>) {

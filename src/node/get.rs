@@ -27,11 +27,12 @@ const CHUNKS_AT_ONCE: usize = 16;
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Writes every entry of `torrent` below `dest`; the path of what was made.
+/// Writes every entry of `torrent`, or those that are `selected`, below `dest`; the path of what was made.
 pub(super) async fn write_out(
     node: &NodeHandle,
     torrent: &Torrent,
     dest: &Path,
+    selected: Option<&[FileIndex]>,
     progress: &ProgressSink,
 ) -> Result<PathBuf, ApiError> {
     let target = destination(dest, &torrent.metainfo);
@@ -55,7 +56,8 @@ pub(super) async fn write_out(
     .map_err(|error| io_error("create", &root, &error))?;
 
     let done = Arc::new(Meter::new(node.clone(), torrent.clone(), progress.clone()));
-    for (at, entry) in torrent.metainfo.entries().iter().enumerate() {
+    let is_wanted = |at: usize| selected.is_none_or(|selected| selected.contains(&FileIndex(at as u32)));
+    for (at, entry) in torrent.metainfo.entries().iter().enumerate().filter(|(at, _)| is_wanted(*at)) {
         let path = if single { staging.clone() } else { root.join(entry.path.as_str()) };
         write_entry(torrent, FileIndex(at as u32), entry, &path, &done).await?;
     }

@@ -1,28 +1,31 @@
 //! What the rest of knot may ask of the node.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::api::{
-    AddRequest, ApiError, ErrorKind, GetRequest, MountRequest, NodeStatus, Progress, SeedRequest, TorrentInfo,
-    TorrentName,
+    AddRequest, ApiError, ErrorKind, GetRequest, MetainfoWait, MountRequest, NodeStatus, Progress, SeedRequest,
+    TorrentInfo, TorrentName,
 };
 use super::content::{OpenTorrent, TorrentContent};
 use super::driver::Command;
 use super::mount::{MountOptions, MountView, Mounter};
 use super::mounts::Mounts;
+use super::names::Lead;
+use super::network::Addrs;
 use super::registry::{Entry, Registry};
+use super::seeding::Prepared;
 use super::storage::{Source, Store};
-use super::swarm::Listening;
 use super::warnings::Warnings;
 use super::{get, seeding, status};
+use crate::discovery::http::LocalAddrs;
 use crate::engine::Prefetch;
 use crate::metainfo::Metainfo;
-use crate::types::{InfoId, PeerAddr, TorrentKey};
+use crate::types::{InfoId, TorrentKey};
 use crate::vfs::Content;
 
 /// Where the progress of a long request goes; what does not fit is dropped.
@@ -47,7 +50,11 @@ pub(super) struct Shared {
     pub(super) sources: Vec<Arc<dyn crate::discovery::Source>>,
     pub(super) warnings: Arc<Warnings>,
     pub(super) peer_id: String,
-    pub(super) listen: Listening,
+    pub(super) addrs: Addrs,
+    /// Where requests to servers come from.
+    pub(super) local: LocalAddrs,
+    /// Whether peers tell of each other.
+    pub(super) pex: bool,
     pub(super) started: Instant,
 }
 
@@ -63,12 +70,6 @@ pub struct Torrent {
     pub(super) key: TorrentKey,
 }
 
-/// What a [`TorrentName`] turned out to be.
-enum Named {
-    Id(InfoId),
-    Metainfo(Arc<Metainfo>),
-}
-
 impl NodeHandle {
     /// Adds a torrent, or joins those who use it already, and waits for its metainfo.
     ///
@@ -76,18 +77,15 @@ impl NodeHandle {
     /// `NotFound` when no peer delivers the metainfo in time, `Verification` when a given metainfo does not match
     /// its own hash or signature, `Usage` for names and addresses that make no sense.
     pub async fn open(&self, request: AddRequest, progress: ProgressSink) -> Result<Torrent, ApiError> {
-        let peers = parse_peers(&request.peers)?;
-        let (id, known) = match name(&request.torrent)? {
-            Named::Metainfo(metainfo) => (metainfo.info_id(), Some(metainfo)),
-            Named::Id(id) => (id, self.remembered(id).await?),
-        };
-        let entry = self.0.registry.entry(id);
-        let torrent = entry
-            .torrent
-            .get_or_try_init(|| self.prepare(&entry, id, known, &request, &peers, &progress))
-            .await?
-            .clone();
-        self.use_torrent(entry.clone(), torrent, &request, peers).await
+        let lead = Lead::new(&request.torrent, &request.peers, self.0.local).await?;
+        self.open_lead(&lead, &request, &progress).await
+    }
+
+    async fn open_lead(&self, lead: &Lead, request: &AddRequest, progress: &ProgressSink) -> Result<Torrent, ApiError> {
+        let entry = self.0.registry.entry(lead.id);
+        let torrent =
+            entry.torrent.get_or_try_init(|| self.prepare(&entry, lead, request, None, progress)).await?.clone();
+        self.use_torrent(entry.clone(), torrent, request, lead).await
     }
 
     async fn use_torrent(
@@ -95,10 +93,10 @@ impl NodeHandle {
         entry: Arc<Entry>,
         torrent: Arc<OpenTorrent>,
         request: &AddRequest,
-        peers: Vec<PeerAddr>,
+        lead: &Lead,
     ) -> Result<Torrent, ApiError> {
         let key = torrent.key;
-        self.send(Command::Peers { torrent: key, addrs: peers }).await?;
+        self.send(lead.hints(key)).await?;
         if request.prefetch_all {
             self.send(Command::Prefetch { torrent: key, prefetch: Prefetch::All }).await?;
         }
@@ -142,16 +140,32 @@ impl NodeHandle {
     /// # Errors
     /// When the path cannot be read, or does not match the metainfo.
     pub async fn seed(&self, request: SeedRequest, progress: ProgressSink) -> Result<Torrent, ApiError> {
-        let peers = parse_peers(&request.peers)?;
-        let given = request.metainfo.as_deref().map(parse_metainfo).transpose()?;
-        let prepared = seeding::prepare(&self.0.store, request.path, given, progress).await?;
-        let entry = self.0.registry.entry(prepared.metainfo.info_id());
-        let metainfo = prepared.metainfo.clone();
-        let torrent = entry
-            .torrent
-            .get_or_try_init(|| self.open_with(&entry, metainfo, prepared.storage, true, request.discovery.clone()))
-            .await?
-            .clone();
+        let SeedRequest { path, torrent, discovery, peers } = request;
+        let request = AddRequest {
+            torrent: torrent.clone().unwrap_or_else(|| TorrentName::Metainfo(String::new())),
+            peers,
+            discovery,
+            metainfo_timeout: super::api::default_metainfo_timeout(),
+            read_timeout: super::api::default_read_timeout(),
+            prefetch_all: false,
+        };
+        let (entry, lead, torrent) = match torrent {
+            Some(name) => {
+                let lead = Lead::new(&name, &request.peers, self.0.local).await?;
+                let entry = self.0.registry.entry(lead.id);
+                let prepare = || self.prepare(&entry, &lead, &request, Some(path), &progress);
+                let torrent = entry.torrent.get_or_try_init(prepare).await?.clone();
+                (entry, lead, torrent)
+            }
+            None => {
+                let Prepared { metainfo, storage } = seeding::prepare(&self.0.store, path, None, progress).await?;
+                let entry = self.0.registry.entry(metainfo.info_id());
+                let lead = Lead::of(metainfo.clone()).with_peers(&request.peers).await?;
+                let open = || self.open_with(&entry, metainfo, storage, true, request.discovery.clone());
+                let torrent = entry.torrent.get_or_try_init(open).await?.clone();
+                (entry, lead, torrent)
+            }
+        };
         if !torrent.in_place {
             return Err(failure(format!(
                 "expected to serve {} in place, but this node has it open from the cache: unmount it first, or seed \
@@ -159,15 +173,7 @@ impl NodeHandle {
                 info(&torrent.metainfo).info_id
             )));
         }
-        let request = AddRequest {
-            torrent: TorrentName::InfoId(String::new()),
-            peers: Vec::new(),
-            discovery: request.discovery,
-            metainfo_timeout: super::api::default_metainfo_timeout(),
-            read_timeout: super::api::default_read_timeout(),
-            prefetch_all: false,
-        };
-        self.use_torrent(entry.clone(), torrent, &request, peers).await
+        self.use_torrent(entry, torrent, &request, &lead).await
     }
 
     /// Downloads a whole torrent into a directory.
@@ -175,12 +181,16 @@ impl NodeHandle {
     /// # Errors
     /// As [`NodeHandle::open`], and those of writing the files.
     pub async fn get(&self, request: GetRequest, progress: ProgressSink) -> Result<(TorrentInfo, PathBuf), ApiError> {
-        let torrent = self.open(request.add, progress.clone()).await?;
+        let lead = Lead::new(&request.add.torrent, &request.add.peers, self.0.local).await?;
+        let selects = !lead.select_only.is_empty();
+        let add = AddRequest { prefetch_all: request.add.prefetch_all && !selects, ..request.add };
+        let torrent = self.open_lead(&lead, &add, &progress).await?;
+        let selected = selects.then(|| torrent.metainfo.selected(&lead.select_only));
         // Fetching out of order pays only where nothing is evicted before it has been written.
-        if torrent.info.total_length <= self.0.store.cap_bytes() {
+        if !selects && torrent.info.total_length <= self.0.store.cap_bytes() {
             self.send(Command::Prefetch { torrent: torrent.key, prefetch: Prefetch::All }).await?;
         }
-        let path = get::write_out(self, &torrent, &request.dest, &progress).await?;
+        let path = get::write_out(self, &torrent, &request.dest, selected.as_deref(), &progress).await?;
         Ok((torrent.info, path))
     }
 
@@ -199,9 +209,9 @@ impl NodeHandle {
         self.0.mounts.is_empty() && self.0.registry.list().is_empty()
     }
 
-    /// Addresses that the node listens on, each with its peer id.
+    /// Addresses at which peers reach the node: multiaddrs with its peer id, then `IP:PORT` for BitTorrent clients.
     pub fn listen_addrs(&self) -> Vec<String> {
-        self.0.listen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.addrs.dialable()
     }
 
     /// Connected peers of a torrent, 0 if it is not known.
@@ -215,31 +225,54 @@ impl NodeHandle {
         self.0.commands.send(command).await.map_err(|_| failure("the node is shutting down".to_owned()))
     }
 
-    async fn remembered(&self, id: InfoId) -> Result<Option<Arc<Metainfo>>, ApiError> {
-        let store = self.0.store.clone();
-        blocking(move || store.metainfo(&id)).await?.map_err(|error| failure(error.to_string()))
+    /// The metainfo that the name is of, from the store.
+    async fn remembered(&self, lead: &Lead) -> Result<Option<Arc<Metainfo>>, ApiError> {
+        let (store, ids) = (self.0.store.clone(), lead.ids.clone());
+        let find = move || ids.iter().find_map(|id| store.metainfo(id).transpose()).transpose();
+        blocking(find).await?.map_err(|error| failure(error.to_string()))
+    }
+
+    /// The metainfo that the name is of, from wherever it is.
+    async fn metainfo(
+        &self,
+        key: TorrentKey,
+        lead: &Lead,
+        request: &AddRequest,
+        progress: &ProgressSink,
+    ) -> Result<Arc<Metainfo>, ApiError> {
+        let known = match &lead.metainfo {
+            Some(metainfo) => Some(metainfo.clone()),
+            None => self.remembered(lead).await?,
+        };
+        let metainfo = match known {
+            Some(metainfo) => metainfo,
+            None => lead.complement(self.fetch_metainfo(key, lead, request, progress).await?),
+        };
+        metainfo.check_mountable().map_err(|error| failure(error.to_string()))?;
+        Ok(metainfo)
     }
 
     /// Finds the metainfo if need be, opens storage and hands both to the engine.
     async fn prepare(
         &self,
         entry: &Arc<Entry>,
-        id: InfoId,
-        known: Option<Arc<Metainfo>>,
+        lead: &Lead,
         request: &AddRequest,
-        peers: &[PeerAddr],
+        in_place: Option<PathBuf>,
         progress: &ProgressSink,
     ) -> Result<Arc<OpenTorrent>, ApiError> {
         let cleanup = RemoveUnlessOpened { commands: &self.0.commands, torrent: Some(entry.key) };
-        let metainfo = match known {
-            Some(metainfo) => metainfo,
-            None => self.fetch_metainfo(entry.key, id, request, peers, progress).await?,
+        let metainfo = self.metainfo(entry.key, lead, request, progress).await?;
+        let (store, is_seed) = (self.0.store.clone(), in_place.is_some());
+        let storage = match in_place {
+            Some(path) => seeding::prepare(&store, path, Some(metainfo.clone()), progress.clone()).await?.storage,
+            None => {
+                let metainfo = metainfo.clone();
+                let storage = blocking(move || store.torrent(metainfo, Source::Cache)).await?;
+                storage.map_err(|error| failure(error.to_string()))?
+            }
         };
-        let (store, for_storage) = (self.0.store.clone(), metainfo.clone());
-        let storage = blocking(move || store.torrent(for_storage, Source::Cache))
-            .await?
-            .map_err(|error| failure(error.to_string()))?;
-        let torrent = self.open_with(entry, metainfo, storage, false, request.discovery.clone()).await?;
+        let torrent = self.open_with(entry, metainfo, storage, is_seed, request.discovery.clone()).await?;
         cleanup.opened();
         Ok(torrent)
     }
@@ -252,8 +285,9 @@ impl NodeHandle {
         in_place: bool,
         sources: Option<Vec<String>>,
     ) -> Result<Arc<OpenTorrent>, ApiError> {
-        for alias in [Some(InfoId::Hash(metainfo.info_hash())), metainfo.info_sig().map(InfoId::Sig)] {
-            let other = alias.and_then(|id| self.0.registry.alias(id, entry));
+        let hashes = [Some(metainfo.info_hash()), metainfo.v2_info_hash()].into_iter().flatten().map(InfoId::Hash);
+        for alias in hashes.chain(metainfo.info_sig().map(InfoId::Sig)) {
+            let other = self.0.registry.alias(alias, entry);
             if let Some(open) = other.and_then(|other| other.torrent.get().cloned()) {
                 return Ok(open);
             }
@@ -273,15 +307,14 @@ impl NodeHandle {
     async fn fetch_metainfo(
         &self,
         key: TorrentKey,
-        id: InfoId,
+        lead: &Lead,
         request: &AddRequest,
-        peers: &[PeerAddr],
         progress: &ProgressSink,
     ) -> Result<Arc<Metainfo>, ApiError> {
         let (fetched, mut waiting) = oneshot::channel();
-        let sources = request.discovery.clone();
-        self.send(Command::AddById { torrent: key, id, fetched, sources }).await?;
-        self.send(Command::Peers { torrent: key, addrs: peers.to_vec() }).await?;
+        let (swarms, sources) = (lead.swarms.clone(), request.discovery.clone());
+        self.send(Command::AddById { torrent: key, id: lead.id, swarms, fetched, sources }).await?;
+        self.send(lead.hints(key)).await?;
         let deadline = Instant::now() + request.metainfo_timeout;
         loop {
             match timeout(PROGRESS_INTERVAL, &mut waiting).await {
@@ -289,32 +322,43 @@ impl NodeHandle {
                 Ok(Err(_)) => return Err(failure("the node is shutting down".to_owned())),
                 Err(_) => {}
             }
-            let connected = self.stats(key).await.map_or(0, |stats| stats.peers.len());
-            let _ = progress.try_send(Progress::Metainfo { peers: connected });
+            let wait = self.wait(key, request).await;
             if Instant::now() >= deadline {
-                return Err(self.metainfo_missing(id, connected, request));
+                return Err(metainfo_missing(&wait, lead, request));
             }
+            let _ = progress.try_send(Progress::Metainfo(wait));
         }
     }
 
-    fn metainfo_missing(&self, id: InfoId, connected: usize, request: &AddRequest) -> ApiError {
-        let asked: Vec<_> = self
-            .0
-            .sources
-            .iter()
-            .map(|source| source.name())
-            .filter(|name| request.discovery.as_ref().is_none_or(|names| names.iter().any(|wanted| wanted == name)))
-            .collect();
-        let asked = if asked.is_empty() { "none".to_owned() } else { asked.join(", ") };
-        ApiError {
-            kind: ErrorKind::NotFound,
-            message: format!(
-                "expected the metainfo of {id} from a peer within {timeout}, got none: {connected} connected peers, {given} \
-                 given with --peer, sources asked: {asked}; check that it is being seeded, or give --peer ADDR",
-                timeout = humantime::format_duration(request.metainfo_timeout),
-                given = request.peers.len(),
-            ),
+    /// What the wait for a metainfo has come to.
+    async fn wait(&self, key: TorrentKey, request: &AddRequest) -> MetainfoWait {
+        let stats = self.stats(key).await.unwrap_or_default();
+        let names = self.0.sources.iter().map(|source| source.name());
+        let is_asked =
+            |name: &&str| request.discovery.as_ref().is_none_or(|names| names.iter().any(|wanted| wanted == name));
+        MetainfoWait {
+            peers: stats.peers.len(),
+            found: stats.known_addresses,
+            sources: names.filter(is_asked).map(str::to_owned).collect(),
         }
+    }
+}
+
+fn metainfo_missing(wait: &MetainfoWait, lead: &Lead, request: &AddRequest) -> ApiError {
+    let asked = if wait.sources.is_empty() { "none".to_owned() } else { wait.sources.join(", ") };
+    let hint = lead.hint.map_or_else(String::new, |hint| format!("; {hint}"));
+    ApiError {
+        kind: ErrorKind::NotFound,
+        message: format!(
+            "expected the metainfo of {id} from a peer within {timeout}, got none: {connected} connected peers, {found} \
+             found, {given} given with --peer, sources asked: {asked}; check that it is being seeded, or give --peer \
+             ADDR{hint}",
+            id = lead.id,
+            timeout = humantime::format_duration(request.metainfo_timeout),
+            connected = wait.peers,
+            found = wait.found,
+            given = request.peers.len(),
+        ),
     }
 }
 
@@ -346,25 +390,7 @@ pub(super) fn info(metainfo: &Metainfo) -> TorrentInfo {
     }
 }
 
-fn name(name: &TorrentName) -> Result<Named, ApiError> {
-    match name {
-        TorrentName::InfoId(text) => text.parse().map(Named::Id).map_err(usage),
-        TorrentName::Metainfo(hex) => parse_metainfo(hex).map(Named::Metainfo),
-    }
-}
-
-fn parse_metainfo(digits: &str) -> Result<Arc<Metainfo>, ApiError> {
-    let bytes = hex::decode(digits).map_err(usage)?;
-    Metainfo::parse(&bytes)
-        .map(Arc::new)
-        .map_err(|error| ApiError { kind: ErrorKind::Verification, message: error.to_string() })
-}
-
-fn parse_peers(texts: &[String]) -> Result<Vec<PeerAddr>, ApiError> {
-    texts.iter().map(|text| text.parse().map_err(usage)).collect()
-}
-
-fn usage(error: impl std::error::Error) -> ApiError {
+pub(super) fn usage(error: impl std::fmt::Display) -> ApiError {
     ApiError { kind: ErrorKind::Usage, message: error.to_string() }
 }
 

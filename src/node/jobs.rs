@@ -116,20 +116,25 @@ impl Jobs {
     }
 
     fn dispatch_stores(&mut self) {
-        let jobs = std::mem::take(&mut self.stores);
+        let mut jobs = std::mem::take(&mut self.stores);
         let events = self.events.clone();
         tokio::task::spawn_blocking(move || {
-            let stored = jobs.into_iter().map(store).collect();
+            jobs.sort_by_key(|job| job.torrent);
+            let stored = jobs.chunk_by(|job, next| job.torrent == next.torrent).flat_map(store).collect();
+            // More may be received before the engine has heard of these.
+            jobs.into_iter().for_each(|job| drop((job.data, job.permit)));
             let _ = events.blocking_send(Event::Stored(stored));
         });
     }
 }
 
-fn store(job: StoreJob) -> StoredBlock {
-    let StoreJob { torrent, conn, span, storage, data, permit } = job;
-    let verdict = storage.write_block(span, &data);
-    drop((data, permit));
-    StoredBlock { torrent, conn, span, verdict }
+/// Stores blocks of one torrent.
+fn store(jobs: &[StoreJob]) -> Vec<StoredBlock> {
+    let Some(first) = jobs.first() else { return Vec::new() };
+    let blocks: Vec<_> = jobs.iter().map(|job| (job.span, job.data.clone())).collect();
+    let verdicts = first.storage.write_blocks(&blocks);
+    let stored = jobs.iter().zip(verdicts);
+    stored.map(|(job, verdict)| StoredBlock { torrent: job.torrent, conn: job.conn, span: job.span, verdict }).collect()
 }
 
 fn answer(read: ReadId, mut pending: PendingRead, events: &mpsc::Sender<Event>) {

@@ -5,7 +5,9 @@
 //! the filesystem, the control socket and the commands use.
 
 pub mod api;
+mod config;
 mod content;
+mod dials;
 mod driver;
 mod get;
 mod handle;
@@ -14,17 +16,20 @@ mod jobs;
 pub mod lifecycle;
 pub mod mount;
 mod mounts;
+mod names;
+mod network;
 mod peer;
 mod proofs;
 mod registry;
 mod seeding;
+mod slot;
 mod status;
 mod storage;
 pub mod swarm;
+mod tally;
 pub mod tree;
 mod warnings;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,41 +43,33 @@ use self::driver::{Driver, Event, Parts};
 use self::handle::{Shared, blocking, failure};
 use self::mount::Mounter;
 use self::mounts::Mounts;
+use self::network::Network;
 use self::registry::{Registry, Swarms};
+use self::slot::Meeting;
 use self::storage::{Store, StoreEvent};
-use self::swarm::{NodeSwarm, SwarmConfig};
 use self::warnings::Warnings;
 use crate::engine::{Config, TorrentManager};
 use crate::transports::PeerStream;
 use crate::types::WirePeerId;
 
+pub use self::config::{Limits, NodeConfig};
 pub use self::get::read;
 pub use self::handle::{NodeHandle, ProgressSink, Torrent};
+pub use self::names::download;
 
+/// The source that the engine is itself: what peers tell of each other.
+const PEX: &str = "pex";
 /// Incoming handshakes at once; more are refused.
 const WELCOMES_AT_ONCE: usize = 64;
 /// How long the parts of the node may take to end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What a node needs to know to start.
-#[derive(Clone, Debug)]
-pub struct NodeConfig {
-    /// The store: cache, index, identity.
-    pub store: PathBuf,
-    /// Cap of the cache in bytes.
-    pub cache_bytes: u64,
-    /// Multiaddrs to listen on.
-    pub listen: Vec<String>,
-    /// Names of the sources of peers that may be used.
-    pub discovery: Vec<String>,
-    /// Nodes of the private Kademlia network to begin with.
-    pub bootstrap: Vec<String>,
-}
+/// How long the network may take to end: it tells trackers, then closes connections.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A running node.
 pub struct Node {
     handle: NodeHandle,
-    swarm: NodeSwarm,
+    network: Network,
     tasks: Vec<JoinHandle<()>>,
     driver: JoinHandle<()>,
 }
@@ -89,35 +86,27 @@ impl Node {
         let store = open_store(&config, events.clone(), warnings.clone()).await?;
         let key =
             identity::load_or_create(&config.store.join("identity.key")).map_err(|error| failure(error.to_string()))?;
-        let uses = |source: &str| config.discovery.iter().any(|name| name == source);
-        let swarm_config = SwarmConfig {
-            key,
-            kad: uses("kad"),
-            mdns: uses("mdns"),
-            listen: config.listen,
-            bootstrap: config.bootstrap,
-        };
-        let mut swarm = NodeSwarm::start(swarm_config).await.map_err(|error| failure(error.to_string()))?;
-
         let swarms = Arc::new(Swarms::default());
         let peer_id = new_peer_id()?;
+        let mut network = Network::start(&config, key, peer_id, &swarms).await?;
+        let engine = engine_config(&config, peer_id, network.sockets.port(), store.cap_bytes());
         let parts = Parts {
-            engine: TorrentManager::new(engine_config(peer_id, store.cap_bytes()), seed()?),
-            transports: vec![swarm.transport()],
-            sources: swarm.sources(),
-            swarms: swarms.clone(),
+            engine: TorrentManager::new(engine, seed()?),
+            transports: network.transports(),
+            meeting: Meeting { sources: network.sources.clone(), swarms: swarms.clone(), port: network.sockets.port() },
             peer_id,
-            own_name: swarm.peer_id().0.clone(),
+            own_name: network.swarm.peer_id().0.clone(),
+            own_addrs: network.sockets.listen_addrs().to_vec(),
             warnings: warnings.clone(),
             events: events.clone(),
         };
         let mounts = Arc::new(Mounts::default());
         let mut tasks = vec![tokio::spawn(mounts::watch(Arc::downgrade(&mounts)))];
-        if let Some(incoming) = swarm.take_incoming() {
-            tasks.push(tokio::spawn(accept(incoming, swarms, peer_id, events.clone())));
+        for incoming in network.take_incoming() {
+            tasks.push(tokio::spawn(accept(incoming, swarms.clone(), peer_id, events.clone())));
         }
-        if let Some(found) = swarm.take_found() {
-            tasks.push(tokio::spawn(report_found(found, events)));
+        for found in network.take_found() {
+            tasks.push(tokio::spawn(report_found(found, events.clone())));
         }
         let shared = Shared {
             commands,
@@ -125,14 +114,16 @@ impl Node {
             registry: Registry::default(),
             mounts,
             mounter,
-            sources: swarm.sources(),
+            sources: network.sources.clone(),
             warnings,
-            peer_id: swarm.peer_id().0.clone(),
-            listen: swarm.listening(),
+            peer_id: network.swarm.peer_id().0.clone(),
+            addrs: network.addrs(),
+            local: network.local,
+            pex: config.uses(PEX),
             started: Instant::now(),
         };
         let driver = tokio::spawn(Driver::new(parts).run(event_queue, command_queue));
-        Ok(Self { handle: NodeHandle(Arc::new(shared)), swarm, tasks, driver })
+        Ok(Self { handle: NodeHandle(Arc::new(shared)), network, tasks, driver })
     }
 
     /// What the rest of knot uses the node by.
@@ -142,12 +133,12 @@ impl Node {
 
     /// Unmounts everything, makes what was verified durable and ends. Takes a bounded time.
     pub async fn shutdown(self) {
-        let Self { handle, swarm, tasks, driver } = self;
+        let Self { handle, network, tasks, driver } = self;
         let mounts = handle.0.mounts.clone();
         let _ = timeout(SHUTDOWN_TIMEOUT, blocking(move || mounts.unmount_all())).await;
         tasks.iter().for_each(JoinHandle::abort);
         driver.abort();
-        let _ = timeout(SHUTDOWN_TIMEOUT, swarm.shutdown()).await;
+        let _ = timeout(LEAVE_TIMEOUT, network.shutdown()).await;
         let store = handle.0.store.clone();
         if let Ok(Ok(Err(error))) = timeout(SHUTDOWN_TIMEOUT, blocking(move || store.sync())).await {
             tracing::warn!(%error, "the last verified blocks could not be made durable");
@@ -216,10 +207,21 @@ async fn report_found(mut found: mpsc::Receiver<crate::discovery::Found>, events
     }
 }
 
-/// What is fetched ahead of a reader must not push out what it is about to read.
-fn engine_config(peer_id: WirePeerId, cache_bytes: u64) -> Config {
-    let defaults = Config::default();
-    Config { peer_id, max_window: defaults.max_window.min(cache_bytes / 4), ..defaults }
+/// What the engine is to know of the node.
+fn engine_config(config: &NodeConfig, peer_id: WirePeerId, listen_port: Option<u16>, cache_bytes: u64) -> Config {
+    let (limits, defaults) = (&config.limits, Config::default());
+    Config {
+        peer_id,
+        listen_port,
+        pex: config.uses(PEX),
+        max_peers: limits.max_peers.unwrap_or(defaults.max_peers),
+        upload_limit: limits.upload,
+        download_limit: limits.download,
+        no_upload: limits.no_upload,
+        // What is fetched ahead of a reader must not push out what it is about to read.
+        max_window: defaults.max_window.min(cache_bytes / 4),
+        ..defaults
+    }
 }
 
 /// A peer id in the usual style (BEP 20): client and version, then random bytes.

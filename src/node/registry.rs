@@ -7,29 +7,55 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use tokio::sync::OnceCell;
 
 use super::content::OpenTorrent;
+use super::tally::Tally;
+use crate::discovery::Progress;
+use crate::transports::mse::ServedSwarms;
 use crate::types::{InfoId, SwarmId, TorrentKey};
 
 /// The torrent behind each swarm id that is served.
 #[derive(Default)]
-pub(super) struct Swarms(RwLock<HashMap<SwarmId, TorrentKey>>);
+pub(super) struct Swarms {
+    by_id: RwLock<HashMap<SwarmId, Served>>,
+    /// The same ids, for encrypted connections.
+    served: ServedSwarms,
+}
+
+struct Served {
+    torrent: TorrentKey,
+    tally: Arc<Tally>,
+}
 
 impl Swarms {
-    pub(super) fn insert(&self, swarm: SwarmId, torrent: TorrentKey) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(swarm, torrent);
+    pub(super) fn insert(&self, swarm: SwarmId, torrent: TorrentKey, tally: Arc<Tally>) {
+        let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
+        by_id.insert(swarm, Served { torrent, tally });
+        self.served.insert(swarm);
     }
 
     /// Takes the id out and says true, unless another torrent has taken it over.
     pub(super) fn remove(&self, swarm: SwarmId, torrent: TorrentKey) -> bool {
-        let mut swarms = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let ours = swarms.get(&swarm) == Some(&torrent);
+        let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
+        let ours = by_id.get(&swarm).is_some_and(|served| served.torrent == torrent);
         if ours {
-            swarms.remove(&swarm);
+            by_id.remove(&swarm);
+            self.served.remove(&swarm);
         }
         ours
     }
 
     pub(super) fn find(&self, swarm: SwarmId) -> Option<TorrentKey> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&swarm).copied()
+        self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(&swarm).map(|served| served.torrent)
+    }
+
+    /// How far the torrent of a swarm is; of one that is not served, nothing.
+    pub(super) fn progress(&self, swarm: SwarmId) -> Progress {
+        let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+        by_id.get(&swarm).map(|served| served.tally.progress()).unwrap_or_default()
+    }
+
+    /// The ids, for whoever lets encrypted connections in.
+    pub(super) fn served(&self) -> &ServedSwarms {
+        &self.served
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) async fn collect(node: &NodeHandle) -> NodeStatus {
             .sources
             .iter()
             .map(|source| SourceStatus { name: source.name().to_owned(), state: source.state() })
+            .chain(shared.pex.then(pex))
             .collect(),
         torrents,
         mounts: shared.mounts.list(),
@@ -51,6 +52,7 @@ fn torrent_status(id: &InfoId, open: Option<&OpenTorrent>, stats: TorrentStats) 
         uploaded_bytes: stats.uploaded_bytes,
         download_rate: stats.download_rate,
         upload_rate: stats.upload_rate,
+        ratio: ratio(stats.uploaded_bytes, stats.downloaded_bytes, total_bytes),
         peers: stats
             .peers
             .into_iter()
@@ -65,4 +67,15 @@ fn torrent_status(id: &InfoId, open: Option<&OpenTorrent>, stats: TorrentStats) 
             })
             .collect(),
     }
+}
+
+/// Whoever seeds his own files has taken nothing: what he has given is then measured by the content.
+fn ratio(uploaded: u64, downloaded: u64, total: u64) -> Option<f64> {
+    let taken = if downloaded > 0 { downloaded } else { total };
+    (taken > 0).then(|| uploaded as f64 / taken as f64)
+}
+
+/// What there is to say of peer exchange, which goes along with connections.
+fn pex() -> SourceStatus {
+    SourceStatus { name: super::PEX.to_owned(), state: "connected peers tell of others".to_owned() }
 }

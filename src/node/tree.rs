@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 use rustix::fs::OFlags;
 
-use crate::cache::stamp_of;
+use crate::cache::{read_into, stamp_of};
 use crate::metainfo::{Entry, EntryKind, Metainfo, PathError, Source, TreePath};
 use crate::types::{FileIndex, FileStamp};
 
@@ -215,15 +215,16 @@ impl TreeSource {
         Ok(stamp_of(&metadata))
     }
 
-    /// Fills `buf` as [`Source::read_at`], and tells what the file was after that. If it is what it was when the
-    /// content was verified, then so are the bytes.
+    /// Appends `len` bytes from `offset` to `buf`, and tells what the file was after that. If it is what it was when
+    /// the content was verified, then so are the bytes.
     ///
     /// # Errors
-    /// When not all of the bytes can be read.
-    pub fn read_guarded(&self, file: FileIndex, offset: u64, buf: &mut [u8]) -> io::Result<FileStamp> {
+    /// When not all of the bytes can be read; `buf` is as it was then.
+    pub fn read_guarded(&self, file: FileIndex, offset: u64, len: u32, buf: &mut Vec<u8>) -> io::Result<FileStamp> {
         let handle = self.handle(file)?;
-        handle.read_exact_at(buf, offset)?;
-        Ok(stamp_of(&handle.metadata()?))
+        let start = buf.len();
+        read_into(&handle, buf, len as usize, offset)?;
+        handle.metadata().map(|metadata| stamp_of(&metadata)).inspect_err(|_| buf.truncate(start))
     }
 
     /// Closes `file`, so that the next read sees what lies at its path then: after a guard that has changed.

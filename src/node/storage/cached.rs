@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
 use super::StorageError;
@@ -10,8 +11,8 @@ use super::object::{Object, Owner, Shape, blocks_of_piece, blocks_of_span, flag,
 use super::shared::{Shared, lock};
 use crate::cache::Nowait;
 use crate::index::IndexError;
-use crate::metainfo::{EntryKind, Metainfo};
-use crate::types::{Bitfield, BlockSpan, FileIndex, FileSlice, PieceIndex, TorrentKey, Verdict};
+use crate::metainfo::{EntryKind, Metainfo, Part};
+use crate::types::{Bitfield, BlockSpan, FileIndex, FileSlice, PieceIndex, TorrentKey};
 
 /// How often a read starts again because pieces of the same object were given up meanwhile.
 const READ_ATTEMPTS: u32 = 8;
@@ -22,6 +23,9 @@ pub(super) struct Cached {
     torrent: Arc<OnceLock<TorrentKey>>,
     pub(super) metainfo: Arc<Metainfo>,
     objects: Objects,
+    /// Files before this one were complete when [`Shared::losses`] was what is beside it.
+    complete_until: AtomicU32,
+    complete_at_losses: AtomicU64,
 }
 
 enum Objects {
@@ -38,10 +42,24 @@ struct Wanted<'a> {
     pieces: Range<u32>,
     /// Blocks of the object, in order.
     blocks: Vec<BlockSpan>,
-    /// Parts of the object's files, in order.
-    slices: Vec<FileSlice>,
+    /// Parts of the object's files, and padding, in order.
+    parts: Vec<Part>,
     /// What of the blocks, laid end to end, is wanted.
     cut: Range<usize>,
+}
+
+impl Wanted<'_> {
+    fn slices(&self) -> impl Iterator<Item = FileSlice> + '_ {
+        self.parts.iter().filter_map(|part| match part {
+            Part::File(slice) => Some(*slice),
+            Part::Padding(_) => None,
+        })
+    }
+
+    /// The bytes, if they are nothing but padding.
+    fn padding(&self) -> Option<Vec<u8>> {
+        self.slices().next().is_none().then(|| vec![0; self.cut.len()])
+    }
 }
 
 impl Cached {
@@ -63,7 +81,8 @@ impl Cached {
             lock(&object.owners).push(Owner { torrent: torrent.clone(), first_piece: 0 });
             Objects::Whole(object)
         };
-        let cached = Self { shared, torrent, metainfo, objects };
+        let (complete_until, complete_at_losses) = (AtomicU32::new(0), AtomicU64::new(shared.losses()));
+        let cached = Self { shared, torrent, metainfo, objects, complete_until, complete_at_losses };
         if let Objects::Files(files) = &cached.objects {
             for file in (0..files.len() as u32).map(FileIndex) {
                 let Some((key, shape)) = cached.file_object(file) else { continue };
@@ -110,7 +129,7 @@ impl Cached {
     }
 
     /// [`Self::locate`], for a piece of which something is to be kept.
-    fn locate_or_make(&self, piece: PieceIndex) -> Option<(&Arc<Object>, PieceIndex)> {
+    pub(super) fn locate_or_make(&self, piece: PieceIndex) -> Option<(&Arc<Object>, PieceIndex)> {
         if let Some(found) = self.locate(piece) {
             return Some(found);
         }
@@ -168,6 +187,22 @@ impl Cached {
         self.each_object().iter().map(|(object, _)| object.verified_bytes()).sum()
     }
 
+    /// Whether every byte is verified and here. Asked at every read: looks only at the first file that was not
+    /// complete the last time, or at all of them again when anything was lost since.
+    pub(super) fn is_complete(&self) -> bool {
+        let losses = self.shared.losses();
+        if self.complete_at_losses.swap(losses, SeqCst) != losses {
+            self.complete_until.store(0, SeqCst);
+        }
+        let (layout, start) = (self.metainfo.layout(), self.complete_until.load(SeqCst));
+        let is_missing = |file: &u32| self.cached_bytes(FileIndex(*file)) < layout.file_length(FileIndex(*file));
+        let end = (start..layout.file_count()).find(is_missing).unwrap_or(layout.file_count());
+        if end > start {
+            self.complete_until.store(end, SeqCst);
+        }
+        end == layout.file_count()
+    }
+
     fn wanted_of_file(&self, file: FileIndex, range: Range<u64>) -> Option<Wanted<'_>> {
         let (object, own) = match &self.objects {
             Objects::Whole(object) => (object, file),
@@ -175,21 +210,23 @@ impl Cached {
         };
         let layout = object.layout();
         let blocks: Vec<_> = layout.blocks_of_range(own, range.clone()).collect();
-        // Bytes of the first block before the range: those of other files, then those of this one.
+        // Bytes of the first block before the range: padding and those of other files, then those of this one.
         let mut start = 0;
-        for slice in layout.slices(*blocks.first()?) {
-            if slice.file == own {
-                start += (range.start - slice.offset) as usize;
-                break;
+        for part in layout.parts(*blocks.first()?) {
+            match part {
+                Part::File(slice) if slice.file == own => {
+                    start += (range.start - slice.offset) as usize;
+                    break;
+                }
+                Part::File(FileSlice { len, .. }) | Part::Padding(len) => start += len as usize,
             }
-            start += slice.len as usize;
         }
         let len = range.end - range.start;
         Some(Wanted {
             object,
             pieces: layout.pieces_of_range(own, range.clone()),
             blocks,
-            slices: vec![FileSlice { file: own, offset: range.start, len: u32::try_from(len).ok()? }],
+            parts: vec![Part::File(FileSlice { file: own, offset: range.start, len: u32::try_from(len).ok()? })],
             cut: start..start + len as usize,
         })
     }
@@ -206,7 +243,7 @@ impl Cached {
             object,
             pieces: piece.0..piece.0 + 1,
             blocks: blocks_of_span(layout, own).collect(),
-            slices: layout.slices(own).collect(),
+            parts: layout.parts(own).collect(),
             cut: start..start + span.len as usize,
         })
     }
@@ -233,7 +270,10 @@ impl Cached {
         if !wanted.blocks.iter().all(|block| object.is_verified(*block)) {
             return if self.shared.overlay.is_empty() { Ok(None) } else { would_block() };
         }
-        let [slice] = wanted.slices[..] else { return would_block() };
+        if let Some(zeros) = wanted.padding() {
+            return Ok(Some(zeros));
+        }
+        let [Part::File(slice)] = wanted.parts[..] else { return would_block() };
         let suspect = wanted.pieces.clone().any(|piece| object.slot(PieceIndex(piece)).has(flag::SUSPECT));
         if suspect || !object.is_checked(slice.file) {
             return would_block();
@@ -250,13 +290,16 @@ impl Cached {
 
     fn read(&self, wanted: &Wanted<'_>) -> Result<Option<Vec<u8>>, StorageError> {
         let object = wanted.object;
+        if let Some(zeros) = wanted.padding() {
+            return Ok(Some(zeros));
+        }
         for _ in 0..READ_ATTEMPTS {
             let epoch = object.epoch();
             let on_disk = wanted.blocks.iter().all(|block| object.is_verified(*block));
             if !on_disk && self.shared.overlay.is_empty() {
                 return Ok(None);
             }
-            for slice in wanted.slices.iter().filter(|slice| !object.is_checked(slice.file)) {
+            for slice in wanted.slices().filter(|slice| !object.is_checked(slice.file)) {
                 self.shared.check_file(object, slice.file).map_err(|error| self.io_error("open", object, error))?;
             }
             for piece in wanted.pieces.clone().map(PieceIndex) {
@@ -266,8 +309,8 @@ impl Cached {
             }
             let result = match on_disk {
                 true => {
-                    let mut buf = Vec::new();
-                    self.shared.read_slices(object, wanted.slices.iter().copied(), &mut buf).map(|()| Some(buf))
+                    let mut buf = Vec::with_capacity(wanted.cut.len());
+                    self.shared.read_parts(object, wanted.parts.iter().copied(), &mut buf).map(|()| Some(buf))
                 }
                 false => self.read_by_block(wanted),
             };
@@ -311,7 +354,7 @@ impl Cached {
         self.shared.warn_once(&format!("damage {}", object.key), || {
             format!("{:?} in the cache is damaged ({error}): what is missing is fetched again", object.key)
         });
-        for slice in &wanted.slices {
+        for slice in wanted.slices() {
             self.shared.files.close(object.file_id(slice.file));
             self.shared.suspect_file(object, slice.file, false);
         }
@@ -326,33 +369,6 @@ impl Cached {
         let owners = lock(&object.owners);
         let owner = owners.iter().find(|owner| Arc::ptr_eq(&owner.torrent, &self.torrent))?;
         Some(PieceIndex(owner.first_piece + own.0))
-    }
-
-    pub(super) fn write_block(&self, span: BlockSpan, data: &[u8]) -> Verdict {
-        if !self.metainfo.layout().is_block(span) || data.len() != span.len as usize {
-            return Verdict::Failed;
-        }
-        let Some((object, own)) = self.locate_or_make(span.piece) else { return Verdict::Failed };
-        let block = BlockSpan { piece: own, ..span };
-        if self.has_verified(object, block) {
-            return Verdict::Verified;
-        }
-        let leaves = self.shared.leaves_in_memory(object, own);
-        let leaf = match &leaves {
-            Some(leaves) => leaves.get(span.block().0 as usize).copied(),
-            None => self.metainfo.single_leaf(span.piece),
-        };
-        match leaf {
-            Some(leaf) if self.metainfo.leaf_hash(span, data) != Some(leaf) => Verdict::Corrupt,
-            Some(_) => {
-                self.shared.store(object, block, data, true);
-                Verdict::Verified
-            }
-            None => {
-                self.shared.store(object, block, data, false);
-                Verdict::Unverified
-            }
-        }
     }
 
     pub(super) fn has_verified(&self, object: &Arc<Object>, block: BlockSpan) -> bool {

@@ -1,14 +1,14 @@
 //! Giving room back.
 //!
 //! In three steps, so that nothing that the index calls verified is ever a hole: the bits go, then the index forgets
-//! the pieces on the disk, then the holes are punched. A write that comes in between keeps its piece from being
-//! punched.
+//! the pieces on the disk, then the holes are punched. A write or a check that comes in between keeps its piece from
+//! being punched.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::lru::Queued;
-use super::object::{Object, blocks_of_piece, flag};
+use super::object::{Object, flag};
 use super::shared::{Shared, lock};
 use crate::index::{Batch, Durability, IndexError};
 use crate::types::{BlockSpan, FileIndex, PieceIndex};
@@ -17,13 +17,13 @@ use crate::types::{BlockSpan, FileIndex, PieceIndex};
 const NO_ROOM_PAUSE_US: u64 = 1_000_000;
 /// Pieces that one round gives up at most: bounds how long the index is held.
 const ROUND: usize = 512;
-/// Bytes that one round frees at least when the disk is full: rounds cost a sync.
+/// Bytes that one round frees at most when the disk is full; a quarter of the cache if that is less.
 const FULL_DISK_ROUND_BYTES: u64 = 32 << 20;
 /// Free bytes below which the cache makes room for others on its disk.
 const MIN_FREE_BYTES: u64 = 64 << 20;
 
 /// A piece that is being given up.
-struct Victim {
+pub(super) struct Victim {
     object: Arc<Object>,
     piece: PieceIndex,
     used_us: u64,
@@ -73,7 +73,8 @@ impl Shared {
         if self.now_us() < self.no_room_until_us.load(SeqCst) {
             return false;
         }
-        let freed = self.evict(|| FULL_DISK_ROUND_BYTES);
+        // Not everything: what is being written is the newest, and of no use in part where only pieces are verified.
+        let freed = self.evict(|| FULL_DISK_ROUND_BYTES.min(self.used_bytes().div_ceil(4)));
         if freed == 0 {
             self.no_room_until_us.store(self.now_us() + NO_ROOM_PAUSE_US, SeqCst);
         }
@@ -90,9 +91,11 @@ impl Shared {
     fn evict(&self, wanted: impl Fn() -> u64) -> u64 {
         let _one_at_a_time = lock(&self.evicting);
         let victims = self.choose(wanted());
-        if victims.is_empty() {
-            return 0;
-        }
+        if victims.is_empty() { 0 } else { self.give_up(victims) }
+    }
+
+    /// Has the index forget pieces that were chosen, and gives their room back; the bytes.
+    pub(super) fn give_up(&self, victims: Vec<Victim>) -> u64 {
         let forgotten = victims.iter().map(|victim| (victim.object.id, victim.piece.0)).collect();
         if let Err(error) = self.forget(&Batch { forgotten, ..Batch::default() }) {
             self.warn_once("evict", || format!("cannot give up cached data: {error}"));
@@ -109,7 +112,7 @@ impl Shared {
     }
 
     /// Takes pieces out of the queue, oldest first, and their bits.
-    fn choose(&self, bytes: u64) -> Vec<Victim> {
+    pub(super) fn choose(&self, bytes: u64) -> Vec<Victim> {
         let (mut victims, mut busy, mut chosen_bytes) = (Vec::new(), Vec::new(), 0);
         // Every piece at most twice: once to see that it was used since it was queued, once as the oldest again.
         let mut left = 2 * lock(&self.lru).len();
@@ -155,7 +158,7 @@ impl Shared {
         }
         let Ok(_stripe) = self.stripe(object, piece).try_lock() else { return Choice::Later(queued) };
         slot.set(flag::EVICTING);
-        let blocks = object.clear_verified(piece);
+        let blocks = self.clear_verified(object, piece);
         Choice::Victim(Victim { object: object.clone(), piece, used_us, blocks })
     }
 
@@ -196,7 +199,7 @@ impl Shared {
         let slot = object.slot(piece);
         let _stripe = lock(self.stripe(object, piece));
         if !slot.clear(flag::EVICTING) {
-            // Written since: it stays, and the index has to learn of it again.
+            // Written or checked since: it stays, and the index has to learn of it again.
             let used_us = slot.used_us.load(SeqCst);
             lock(&self.lru).push(Queued { used_us, object: object.id, piece: piece.0 });
             self.mark_dirty(object, piece);
@@ -208,9 +211,6 @@ impl Shared {
         object.clear_written(piece);
         slot.clear(flag::LISTED | flag::SUSPECT);
         lock(&self.leaves).forget(object.id, piece.0);
-        for block in blocks_of_piece(object.layout(), piece) {
-            self.overlay.remove(object, block);
-        }
         let bytes = u64::from(slot.bytes.load(SeqCst));
         self.discharge(object, piece);
         bytes

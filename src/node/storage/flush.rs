@@ -69,7 +69,7 @@ fn index_thread(shared: &Shared) {
         let (stop, room) = (wake.stop, wake.room);
         (wake.dirty, wake.room) = (false, false);
         drop(wake);
-        if room {
+        if room && shared.is_nearly_full() {
             shared.evict_to_cap();
         }
         let flushed = shared.flush();
@@ -151,15 +151,14 @@ impl Shared {
         let (mut batch, mut new) = (Batch::default(), Vec::new());
         for (object, piece) in &dirty.pieces {
             object.slot(*piece).clear(flag::DIRTY);
+            // Also where nothing of it is left already: its file has to be found.
+            if !object.indexed.swap(true, SeqCst) {
+                batch.objects.push(object.record());
+                new.push(object.clone());
+            }
             match self.piece_record(object, *piece) {
                 None => batch.forgotten.push((object.id, piece.0)),
-                Some(record) => {
-                    if !object.indexed.swap(true, SeqCst) {
-                        batch.objects.push(object.record());
-                        new.push(object.clone());
-                    }
-                    batch.pieces.push(record);
-                }
+                Some(record) => batch.pieces.push(record),
             }
         }
         for (object, file) in &dirty.files {

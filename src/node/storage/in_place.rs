@@ -16,7 +16,7 @@ use super::leaves::Leaves;
 use super::shared::{Shared, lock, read, write};
 use super::{StorageError, StoreEvent};
 use crate::index::SeedRecord;
-use crate::metainfo::Metainfo;
+use crate::metainfo::{Metainfo, Part};
 use crate::node::tree::TreeSource;
 use crate::types::{Bitfield, BlockSpan, FileIndex, FileSlice, FileStamp, PieceIndex, TorrentKey};
 
@@ -45,6 +45,10 @@ pub(super) struct InPlace {
     /// A number for the leaves of its pieces in memory.
     id: u32,
     pieces: Box<[AtomicU8]>,
+    /// How many of them are good.
+    good: AtomicU32,
+    /// Counts how often a file was found changed: what was read or hashed meanwhile is not relied on.
+    changes: AtomicU64,
     /// The files as they were when their pieces were hashed; `None` of files that are not there.
     stamps: RwLock<Vec<Option<FileStamp>>>,
     /// Held while a file that changed is looked at again.
@@ -72,8 +76,9 @@ impl InPlace {
         let stamps = (0..count).map(|file| files.guard(FileIndex(file)).ok()).collect();
         let pieces = (0..metainfo.piece_count()).map(|_| AtomicU8::new(state::UNKNOWN)).collect();
         let id = shared.new_id();
+        let (good, changes) = (AtomicU32::new(0), AtomicU64::new(0));
         let (stamps, changing) = (RwLock::new(stamps), Mutex::default());
-        Self { shared, torrent, metainfo, path, files, id, pieces, stamps, changing }
+        Self { shared, torrent, metainfo, path, files, id, pieces, good, changes, stamps, changing }
     }
 
     /// Takes every piece as good whose files still look as they were listed before they were hashed just now.
@@ -177,10 +182,19 @@ impl InPlace {
         self.get(piece) == state::GOOD
     }
 
+    /// Whether every piece is good.
+    pub(super) fn is_complete(&self) -> bool {
+        self.good.load(SeqCst) == self.metainfo.piece_count()
+    }
+
     /// Bytes of good pieces.
     pub(super) fn good_bytes(&self) -> u64 {
-        let good = self.good_pieces();
-        good.iter().map(|piece| u64::from(self.metainfo.layout().piece_len(PieceIndex(piece)))).sum()
+        let (good, layout) = (self.good_pieces(), self.metainfo.layout());
+        let pieces = good.iter().map(PieceIndex);
+        if !layout.has_padding() {
+            return pieces.map(|piece| u64::from(layout.piece_len(piece))).sum();
+        }
+        pieces.flat_map(|piece| self.slices_of(piece)).map(|slice| u64::from(slice.len)).sum()
     }
 
     /// Bytes of `file` if all of its pieces are good.
@@ -190,15 +204,18 @@ impl InPlace {
         if all { layout.file_length(file) } else { 0 }
     }
 
-    /// Parts of files, if all `pieces`, which they are parts of, match their hashes.
-    pub(super) fn read(&self, pieces: Range<u32>, slices: &[FileSlice]) -> Option<Vec<u8>> {
+    /// Parts of files and padding, if all `pieces`, which they are parts of, match their hashes.
+    pub(super) fn read(&self, pieces: Range<u32>, parts: &[Part]) -> Option<Vec<u8>> {
         for _ in 0..READ_ATTEMPTS {
+            let changes = self.changes.load(SeqCst);
             if !pieces.clone().all(|piece| self.is_servable(PieceIndex(piece))) {
                 return None;
             }
             let mut buf = Vec::new();
-            match self.read_slices(slices.iter().copied(), &mut buf) {
-                Ok(()) => return Some(buf),
+            match self.read_parts(parts.iter().copied(), &mut buf) {
+                // Not if a stamp was taken anew meanwhile: the bytes may be those of a file that nobody has hashed.
+                Ok(()) if self.changes.load(SeqCst) == changes => return Some(buf),
+                Ok(()) => {}
                 Err(failure) => self.note(&failure),
             }
         }
@@ -237,13 +254,17 @@ impl InPlace {
     /// Hashes a piece; whether it matched.
     fn verify(&self, piece: PieceIndex) -> bool {
         for _ in 0..READ_ATTEMPTS {
+            let changes = self.changes.load(SeqCst);
             match self.hash(piece) {
                 Ok(Some(leaves)) => {
                     if !leaves.is_empty() {
                         lock(&self.shared.leaves).put(self.id, piece.0, leaves.into());
                     }
-                    self.set(piece, state::GOOD);
-                    return true;
+                    let _none_changes = lock(&self.changing);
+                    if self.changes.load(SeqCst) == changes {
+                        self.set(piece, state::GOOD);
+                        return true;
+                    }
                 }
                 Ok(None) => {
                     self.refuse(piece);
@@ -266,7 +287,7 @@ impl InPlace {
         for begin in (0..layout.piece_len(piece)).step_by(READ_LEN as usize) {
             let span = BlockSpan { piece, begin, len: READ_LEN.min(layout.piece_len(piece) - begin) };
             buf.clear();
-            self.read_slices(layout.slices(span), &mut buf)?;
+            self.read_parts(layout.parts(span), &mut buf)?;
             hasher.update(&buf);
         }
         if self.metainfo.algorithm().verifies_blocks() {
@@ -276,11 +297,16 @@ impl InPlace {
         Ok((Some(hasher.finish()) == self.metainfo.piece_hash(piece)).then(Vec::new))
     }
 
-    fn read_slices(&self, slices: impl Iterator<Item = FileSlice>, buf: &mut Vec<u8>) -> Result<(), Failure> {
-        for slice in slices {
-            let start = buf.len();
-            buf.resize(start + slice.len as usize, 0);
-            let read_now = self.files.read_guarded(slice.file, slice.offset, &mut buf[start..]);
+    fn read_parts(&self, parts: impl Iterator<Item = Part>, buf: &mut Vec<u8>) -> Result<(), Failure> {
+        for part in parts {
+            let slice = match part {
+                Part::File(slice) => slice,
+                Part::Padding(len) => {
+                    buf.resize(buf.len() + len as usize, 0);
+                    continue;
+                }
+            };
+            let read_now = self.files.read_guarded(slice.file, slice.offset, slice.len, buf);
             let expected = read(&self.stamps).get(slice.file.0 as usize).copied().flatten();
             match read_now {
                 Ok(stamp) if Some(stamp) == expected => {}
@@ -327,10 +353,11 @@ impl InPlace {
         }
         let pieces = self.metainfo.layout().pieces_of(file).map(PieceIndex);
         let unknown = if now.is_some() { state::UNKNOWN } else { state::BAD };
+        self.changes.fetch_add(1, SeqCst);
         // First the pieces, then the stamp: whoever reads with the new stamp finds no piece good that was hashed
         // under the old one.
         for piece in pieces {
-            if self.pieces[piece.0 as usize].swap(unknown, SeqCst) == state::GOOD && now.is_none() {
+            if self.set(piece, unknown) == state::GOOD && now.is_none() {
                 self.tell_lost(piece);
             }
         }
@@ -360,7 +387,7 @@ impl InPlace {
     }
 
     fn refuse_quietly(&self, piece: PieceIndex) {
-        if self.pieces[piece.0 as usize].swap(state::BAD, SeqCst) != state::BAD {
+        if self.set(piece, state::BAD) != state::BAD {
             self.tell_lost(piece);
         }
     }
@@ -380,8 +407,15 @@ impl InPlace {
         self.pieces.get(piece.0 as usize).map_or(state::BAD, |piece| piece.load(SeqCst))
     }
 
-    fn set(&self, piece: PieceIndex, state: u8) {
-        self.pieces[piece.0 as usize].store(state, SeqCst);
+    /// What was known before.
+    fn set(&self, piece: PieceIndex, state: u8) -> u8 {
+        let before = self.pieces[piece.0 as usize].swap(state, SeqCst);
+        match (before == state::GOOD, state == state::GOOD) {
+            (false, true) => self.good.fetch_add(1, SeqCst),
+            (true, false) => self.good.fetch_sub(1, SeqCst),
+            _ => 0,
+        };
+        before
     }
 }
 

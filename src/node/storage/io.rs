@@ -5,11 +5,10 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, MutexGuard};
 
-use bytes::Bytes;
-
-use super::object::{DISK_BLOCK, Object, blocks_of_piece, flag, room};
+use super::object::{DISK_BLOCK, Object, blocks_of_piece, blocks_of_span, flag};
 use super::shared::{Shared, lock};
 use crate::cache::DiskFile;
+use crate::metainfo::Part;
 use crate::types::{BlockSpan, FileIndex, FileSlice, PieceIndex};
 
 impl Shared {
@@ -22,7 +21,7 @@ impl Shared {
     }
 
     /// The cache file, for writing; made if it does not exist.
-    fn file_to_write(&self, object: &Arc<Object>, file: FileIndex) -> io::Result<Arc<DiskFile>> {
+    pub(super) fn file_to_write(&self, object: &Arc<Object>, file: FileIndex) -> io::Result<Arc<DiskFile>> {
         if !object.is_checked(file) {
             self.check_file(object, file)?;
         }
@@ -72,7 +71,7 @@ impl Shared {
                 if slot.set(flag::SUSPECT) {
                     self.mark_dirty(object, piece);
                 }
-            } else if exists && !blocks_of_piece(object.layout(), piece).any(|block| object.is_written(block)) {
+            } else if exists && !object.real_blocks(piece).any(|block| object.is_written(block)) {
                 let whole = BlockSpan { piece, begin: 0, len: object.layout().piece_len(piece) };
                 let slices = object.layout().slices(whole).filter(|slice| slice.file == file);
                 for slice in slices {
@@ -114,28 +113,20 @@ impl Shared {
         (!written).then_some(held)
     }
 
-    /// Appends parts of files to `buf`.
-    pub(super) fn read_slices(
+    /// Appends parts of files, and padding, to `buf`.
+    pub(super) fn read_parts(
         &self,
         object: &Arc<Object>,
-        slices: impl Iterator<Item = FileSlice>,
+        parts: impl Iterator<Item = Part>,
         buf: &mut Vec<u8>,
     ) -> io::Result<()> {
-        for slice in slices {
-            self.file(object, slice.file)?.read_into(buf, slice.len as usize, slice.offset)?;
-        }
-        Ok(())
-    }
-
-    /// Writes a block to its place.
-    fn write_slices(&self, object: &Arc<Object>, block: BlockSpan, data: &[u8]) -> io::Result<()> {
-        let mut rest = data;
-        for slice in object.layout().slices(block) {
-            let (now, later) = rest.split_at(slice.len as usize);
-            let file = self.file_to_write(object, slice.file)?;
-            self.files.write(&file, now, slice.offset)?;
-            self.mark_changed(object, slice.file);
-            rest = later;
+        for part in parts {
+            match part {
+                Part::Padding(len) => buf.resize(buf.len() + len as usize, 0),
+                Part::File(slice) => {
+                    self.file(object, slice.file)?.read_into(buf, slice.len as usize, slice.offset)?;
+                }
+            }
         }
         Ok(())
     }
@@ -144,7 +135,7 @@ impl Shared {
     /// neither.
     pub(super) fn read_written(&self, object: &Arc<Object>, block: BlockSpan, buf: &mut Vec<u8>) -> io::Result<bool> {
         if object.is_written(block) {
-            self.read_slices(object, object.layout().slices(block), buf)?;
+            self.read_parts(object, object.layout().parts(block), buf)?;
             return Ok(true);
         }
         let held = self.overlay.get(object, block);
@@ -154,11 +145,26 @@ impl Shared {
         Ok(held.is_some())
     }
 
+    /// [`Self::read_written`] for whole blocks of a piece, at once where none of them is in the overlay.
+    pub(super) fn read_written_span(
+        &self,
+        object: &Arc<Object>,
+        span: BlockSpan,
+        buf: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        let mut blocks = blocks_of_span(object.layout(), span);
+        if blocks.clone().all(|block| object.is_written(block)) {
+            self.read_parts(object, object.layout().parts(span), buf)?;
+            return Ok(true);
+        }
+        blocks.try_fold(true, |all, block| Ok(all && self.read_written(object, block, buf)?))
+    }
+
     /// The bytes of a verified block, appended to `buf`; false if it is not verified. May be called for pieces that
     /// are given up meanwhile: the caller compares epochs.
     pub(super) fn read_block(&self, object: &Arc<Object>, block: BlockSpan, buf: &mut Vec<u8>) -> io::Result<bool> {
         if object.is_verified(block) {
-            self.read_slices(object, object.layout().slices(block), buf)?;
+            self.read_parts(object, object.layout().parts(block), buf)?;
             return Ok(true);
         }
         match self.overlay.get(object, block) {
@@ -170,50 +176,11 @@ impl Shared {
         }
     }
 
-    /// Keeps a block: on the disk, or in memory if the disk has no room.
-    pub(super) fn store(&self, object: &Arc<Object>, block: BlockSpan, data: &[u8], verified: bool) {
-        self.make_room(room(block));
-        let mut result = self.try_write(object, block, data, verified);
-        if result.is_err() && self.evict_for_write() {
-            result = self.try_write(object, block, data, verified);
-        }
-        let Err(error) = result else { return };
-        self.warn_once("write", || {
-            format!("cannot write to the cache ({error}): reads go on, but what they fetch is not kept")
-        });
-        let pushed_out = self.overlay.put(object, block, Bytes::copy_from_slice(data), verified);
-        for out in pushed_out {
-            self.tell_lost(&out.object, out.piece);
-        }
-    }
-
-    fn try_write(&self, object: &Arc<Object>, block: BlockSpan, data: &[u8], verified: bool) -> io::Result<()> {
-        let (piece, slot) = (block.piece, object.slot(block.piece));
-        let stripe = lock(self.stripe(object, piece));
-        // A piece that is given up right now keeps its room.
-        slot.clear(flag::EVICTING);
-        self.write_slices(object, block, data)?;
-        let bytes = object.set_written(block);
-        self.charge(object, piece, bytes);
-        if verified {
-            object.set_verified(block);
-        }
-        self.overlay.remove(object, block);
-        self.touch(object, piece, self.now_us());
-        self.list(object, piece);
-        drop(stripe);
-        self.mark_dirty(object, piece);
-        if self.is_nearly_full() {
-            self.wake(|wake| wake.room = true);
-        }
-        Ok(())
-    }
-
     /// Gives up what is verified of a piece, since it is damaged; under its stripe. Its room stays taken until it is
     /// overwritten or evicted.
     pub(super) fn lose(&self, object: &Arc<Object>, piece: PieceIndex) {
         let slot = object.slot(piece);
-        object.clear_verified(piece);
+        self.clear_verified(object, piece);
         slot.clear(flag::SUSPECT);
         lock(&self.leaves).forget(object.id, piece.0);
         for block in blocks_of_piece(object.layout(), piece) {

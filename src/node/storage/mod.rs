@@ -12,6 +12,7 @@
 //! The bitmaps in memory are the truth while the process lives. Reads and writes of blocks touch neither SQLite nor
 //! sync anything; a background thread does that.
 
+mod attempts;
 mod cached;
 mod error;
 mod evict;
@@ -25,6 +26,7 @@ mod overlay;
 mod shared;
 mod torrent;
 mod verify;
+mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -97,11 +99,13 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        if opened.is_new {
+        let cleared = match opened.is_new {
             // Nothing says what its files are.
-            let cleared = files.clear();
-            cleared.map_err(|error| StorageError::Io { action: "empty", path: dir.join("cache"), error })?;
-        }
+            true => files.clear(),
+            // Of these, all was given up.
+            false => opened.gone.iter().try_for_each(|key| files.remove_tree(key.as_ref())),
+        };
+        cleared.map_err(|error| StorageError::Io { action: "clean up", path: dir.join("cache"), error })?;
         let shared = Arc::new(Shared::new(Start {
             files,
             last_id: opened.last_id,
@@ -121,7 +125,6 @@ impl Store {
             path: dir.to_owned(),
             error,
         })?;
-        shared.wake(|wake| wake.room = true);
         Ok(Self { shared, _background: background })
     }
 
@@ -139,6 +142,8 @@ impl Store {
         lock(&self.shared.index).put_torrent(&record, now_ms)?;
         let name = Arc::new(OnceLock::new());
         let cached = Cached::open(self.shared.clone(), name.clone(), metainfo.clone())?;
+        // The cap may be a smaller one than the last time. Not before its least size is known, which depends on pieces.
+        self.shared.wake(|wake| wake.room = true);
         let in_place = match source {
             Source::Cache => None,
             Source::InPlace { path, files, is_fresh } => {
@@ -251,6 +256,8 @@ struct IndexPaths {
 struct Opened {
     index: Index,
     is_new: bool,
+    /// Places of files that the index knows nothing of any more.
+    gone: Vec<String>,
     last_id: u32,
     queued: Vec<Queued>,
     used_bytes: u64,
@@ -265,13 +272,13 @@ fn open_index(paths: &IndexPaths, boot_id: &str) -> Result<Opened, StorageError>
         remove_logs(paths)?;
     }
     let mut index = Index::open(&paths.index, boot_id)?;
-    let last_id = index.prune_objects()?;
+    let (gone, last_id) = index.prune_objects()?;
     let (mut queued, mut used_bytes) = (Vec::new(), 0_u64);
     index.for_each_piece(|used_us, object, piece, bytes| {
         queued.push(Queued { used_us, object, piece });
         used_bytes = used_bytes.saturating_add(bytes);
     })?;
-    Ok(Opened { index, is_new, last_id, queued, used_bytes })
+    Ok(Opened { index, is_new, gone, last_id, queued, used_bytes })
 }
 
 /// Moves a damaged index away, to be looked at by whoever wants to; an older one that was kept so goes.

@@ -139,7 +139,7 @@ impl Object {
         let layout = shape.layout();
         let slots = (0..layout.piece_count()).map(|_| Slot::default()).collect();
         let files = (0..layout.file_count()).map(|_| AtomicU8::new(0)).collect();
-        Self {
+        let object = Self {
             id,
             key,
             verified: Bits::new(layout.block_numbers()),
@@ -153,7 +153,13 @@ impl Object {
             owners: Mutex::default(),
             stamps: Mutex::default(),
             shape,
+        };
+        // Padding is always here, and takes no room.
+        for block in object.layout().padding_blocks() {
+            object.verified.set(object.number(block));
+            object.written.set(object.number(block));
         }
+        object
     }
 
     /// An object as the index knows it. Its pieces are in the queue of the LRU already.
@@ -250,14 +256,27 @@ impl Object {
         }
     }
 
+    /// Bytes that a block takes on the disk.
+    pub(super) fn room(&self, block: BlockSpan) -> u64 {
+        let slices = self.layout().slices(block).map(|slice| u64::from(slice.len));
+        let bytes = if self.layout().has_padding() { slices.sum() } else { u64::from(block.len) };
+        bytes.next_multiple_of(DISK_BLOCK)
+    }
+
+    /// The blocks of a piece but those of nothing but padding, which are here for ever.
+    pub(super) fn real_blocks(&self, piece: PieceIndex) -> impl Iterator<Item = BlockSpan> + '_ {
+        let layout = self.layout();
+        blocks_of_piece(layout, piece).filter(|block| !(layout.has_padding() && layout.is_padding(*block)))
+    }
+
     /// The bytes that the block now takes on the disk and did not before.
     pub(super) fn set_written(&self, block: BlockSpan) -> u64 {
-        if self.written.set(self.number(block)) { room(block) } else { 0 }
+        if self.written.set(self.number(block)) { self.room(block) } else { 0 }
     }
 
     /// Takes back that blocks of a piece are verified, and gives those that were.
     pub(super) fn clear_verified(&self, piece: PieceIndex) -> Vec<BlockSpan> {
-        let blocks = blocks_of_piece(self.layout(), piece);
+        let blocks = self.real_blocks(piece);
         let cleared: Vec<_> = blocks.filter(|block| self.verified.clear(self.number(*block))).collect();
         for slice in cleared.iter().flat_map(|block| self.layout().slices(*block)) {
             self.verified_bytes[slice.file.0 as usize].fetch_sub(u64::from(slice.len), SeqCst);
@@ -266,9 +285,21 @@ impl Object {
         cleared
     }
 
+    /// Takes back that a block is on the disk, of a piece that is suspect or a block that is not verified. Its room
+    /// stays counted with its piece.
+    pub(super) fn clear_block(&self, block: BlockSpan) {
+        if self.verified.clear(self.number(block)) {
+            for slice in self.layout().slices(block) {
+                self.verified_bytes[slice.file.0 as usize].fetch_sub(u64::from(slice.len), SeqCst);
+            }
+            self.epoch.fetch_add(1, SeqCst);
+        }
+        self.written.clear(self.number(block));
+    }
+
     /// Takes back that blocks of a piece have room on the disk.
     pub(super) fn clear_written(&self, piece: PieceIndex) {
-        for block in blocks_of_piece(self.layout(), piece) {
+        for block in self.real_blocks(piece) {
             self.written.clear(self.number(block));
         }
     }
@@ -308,11 +339,6 @@ impl Object {
     fn number(&self, block: BlockSpan) -> u32 {
         self.layout().block_number(block.piece, block.block())
     }
-}
-
-/// Bytes that a block takes on the disk.
-pub(super) fn room(block: BlockSpan) -> u64 {
-    u64::from(block.len).next_multiple_of(DISK_BLOCK)
 }
 
 /// The blocks of `piece`, in order.

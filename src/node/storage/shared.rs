@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::attempts::FailedAttempts;
 use super::leaves::{LeafCache, Leaves};
 use super::lru::{Lru, Queued};
 use super::object::{Object, Owner, Shape, flag};
@@ -18,7 +19,7 @@ use super::{EventSink, StoreEvent};
 use crate::cache::{FileCache, Reserve};
 use crate::index::{Index, IndexError, ObjectRecord};
 use crate::metainfo::Metainfo;
-use crate::types::{FileIndex, InfoId, PieceIndex};
+use crate::types::{BlockSpan, FileIndex, InfoId, PieceIndex};
 
 /// Locks that pieces share: more than there are threads that write at once, by far.
 const STRIPES: usize = 256;
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     pub(super) registry: Mutex<Registry>,
     pub(super) lru: Mutex<Lru>,
     pub(super) leaves: Mutex<LeafCache>,
+    pub(super) failed: Mutex<FailedAttempts>,
     pub(super) overlay: Overlay,
     pub(super) dirty: Mutex<Dirty>,
     /// Pieces in the index whose data is not synced.
@@ -46,6 +48,8 @@ pub(super) struct Shared {
     /// Until when (µs) nothing is evicted for want of room on the disk: nothing could be, the last time.
     pub(super) no_room_until_us: AtomicU64,
     stripes: Box<[Mutex<()>]>,
+    /// Counts how often blocks of anything were taken away.
+    losses: AtomicU64,
     used_bytes: AtomicU64,
     cap_bytes: AtomicU64,
     /// Largest piece of the torrents opened so far.
@@ -105,6 +109,7 @@ impl Shared {
             registry: Mutex::new(Registry { last_id: start.last_id, ..Registry::default() }),
             lru: Mutex::new(Lru::new(start.queued)),
             leaves: Mutex::new(LeafCache::new()),
+            failed: Mutex::new(FailedAttempts::new()),
             overlay: Overlay::new(),
             dirty: Mutex::default(),
             unsynced: Mutex::default(),
@@ -116,6 +121,7 @@ impl Shared {
             damaged: AtomicBool::new(false),
             no_room_until_us: AtomicU64::new(0),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            losses: AtomicU64::new(0),
             used_bytes: AtomicU64::new(start.used_bytes),
             cap_bytes: AtomicU64::new(start.cap_bytes),
             largest_piece: AtomicU64::new(0),
@@ -134,6 +140,17 @@ impl Shared {
     pub(super) fn now_us(&self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
         self.clock_us.fetch_max(now, SeqCst).max(now)
+    }
+
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(SeqCst)
+    }
+
+    /// Takes back that blocks of a piece are verified, under its stripe; gives those that were.
+    pub(super) fn clear_verified(&self, object: &Object, piece: PieceIndex) -> Vec<BlockSpan> {
+        let cleared = object.clear_verified(piece);
+        self.losses.fetch_add(1, SeqCst);
+        cleared
     }
 
     pub(super) fn used_bytes(&self) -> u64 {
@@ -302,7 +319,10 @@ impl Shared {
         let idle: Vec<u32> = registry
             .by_id
             .values()
-            .filter(|object| Arc::strong_count(object) == 2 && object.indexed.load(SeqCst) && !object.used.load(SeqCst))
+            .filter(|object| {
+                let is_known = object.indexed.load(SeqCst) || !object.slots().iter().any(|slot| slot.has(flag::LISTED));
+                Arc::strong_count(object) == 2 && is_known && !object.used.load(SeqCst)
+            })
             .map(|object| object.id)
             .collect();
         for id in idle {

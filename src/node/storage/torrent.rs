@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::cached::Cached;
 use super::in_place::{InPlace, OnCheck};
 use super::{Leaves, StorageError};
-use crate::metainfo::Metainfo;
+use crate::metainfo::{Metainfo, Part};
 use crate::types::{Bitfield, BlockSpan, FileIndex, FileSlice, PieceIndex, PieceOutcome, TorrentKey, Verdict};
 
 /// The bytes of one torrent: what is verified of them, on this machine.
@@ -52,12 +52,16 @@ impl TorrentStorage {
         self.in_place.as_ref().map_or(Ok(()), |in_place| in_place.check(on_progress))
     }
 
-    /// The verified blocks, by [`crate::metainfo::Layout::block_number`].
+    /// The verified blocks, by [`crate::metainfo::Layout::block_number`]. Those of nothing but padding always are.
     pub(crate) fn verified(&self) -> Bitfield {
         let mut bits = Bitfield::new(self.metainfo.layout().block_numbers());
         self.cached.add_verified(&mut bits);
         if let Some(in_place) = &self.in_place {
             in_place.add_verified(&mut bits);
+        }
+        let layout = self.metainfo.layout();
+        for block in layout.padding_blocks() {
+            bits.insert(layout.block_number(block.piece, block.block()));
         }
         bits
     }
@@ -67,9 +71,9 @@ impl TorrentStorage {
         self.in_place.as_ref().map_or(0, InPlace::good_bytes).max(self.cached.verified_bytes())
     }
 
-    /// Whether every byte is verified and here.
+    /// Whether every byte is verified and here: all in place, or all in the cache. Costs little.
     pub(crate) fn is_complete(&self) -> bool {
-        self.verified_bytes() >= self.metainfo.total_length()
+        self.in_place.as_ref().is_some_and(InPlace::is_complete) || self.cached.is_complete()
     }
 
     /// Verified bytes of `file` on this machine.
@@ -92,7 +96,7 @@ impl TorrentStorage {
         if let Some(in_place) = &self.in_place {
             let slice = FileSlice { file, offset, len: (end - offset) as u32 };
             let pieces = layout.pieces_of_range(file, offset..end);
-            if let Some(bytes) = in_place.read(pieces, &[slice]) {
+            if let Some(bytes) = in_place.read(pieces, &[Part::File(slice)]) {
                 return Ok(Some(bytes.into()));
             }
         }
@@ -108,8 +112,8 @@ impl TorrentStorage {
             return Ok(None);
         }
         if let Some(in_place) = &self.in_place {
-            let slices: Vec<_> = self.metainfo.layout().slices(span).collect();
-            if let Some(bytes) = in_place.read(span.piece.0..span.piece.0 + 1, &slices) {
+            let parts: Vec<_> = self.metainfo.layout().parts(span).collect();
+            if let Some(bytes) = in_place.read(span.piece.0..span.piece.0 + 1, &parts) {
                 return Ok(Some(bytes.into()));
             }
         }
@@ -128,13 +132,15 @@ impl TorrentStorage {
         self.cached.read_span_nowait(span).map(|bytes| bytes.map(Bytes::from))
     }
 
-    /// Keeps a block that came from a peer. Writes to the page cache, and evicts when the cache is full. `span` must
-    /// be exactly a block, and `data` as long: else the verdict is `Failed`.
-    pub(crate) fn write_block(&self, span: BlockSpan, data: &[u8]) -> Verdict {
-        if self.in_place.as_ref().is_some_and(|in_place| in_place.is_good(span.piece)) {
-            return Verdict::Verified;
-        }
-        self.cached.write_block(span, data)
+    /// Keeps blocks that came from peers; what became of each, in their order. Writes to the page cache, and evicts
+    /// when the cache is full. Each span must be exactly a block, and its data as long: else the verdict is `Failed`.
+    pub(crate) fn write_blocks(&self, blocks: &[(BlockSpan, Bytes)]) -> Vec<Verdict> {
+        let Some(in_place) = &self.in_place else { return self.cached.write_blocks(blocks) };
+        let is_here: Vec<bool> = blocks.iter().map(|(span, _)| in_place.is_good(span.piece)).collect();
+        let missing = blocks.iter().zip(&is_here).filter(|(_, is_here)| !**is_here).map(|(block, _)| block.clone());
+        let mut verdicts = self.cached.write_blocks(&missing.collect::<Vec<_>>()).into_iter();
+        let verdict = |is_here| if is_here { Some(Verdict::Verified) } else { verdicts.next() };
+        is_here.into_iter().map(verdict).map(|verdict| verdict.unwrap_or(Verdict::Failed)).collect()
     }
 
     /// Keeps the leaf hashes of all blocks of a piece, which the caller has verified: blocks that come are verified

@@ -4,11 +4,15 @@ use std::io;
 use std::sync::Arc;
 
 use super::StorageError;
+use super::attempts::{Attempt, BlockDigest};
 use super::cached::{Cached, is_damage};
 use super::leaves::Leaves;
 use super::object::{Object, blocks_of_piece, flag};
 use super::shared::lock;
-use crate::types::{BlockIndex, BlockSpan, PieceIndex, PieceOutcome};
+use crate::types::{AttemptId, BLOCK_LEN, BlockIndex, BlockSpan, PieceIndex, PieceOutcome};
+
+/// Bytes read at once to be hashed: whole blocks, few enough to stay near the processor.
+const READ_LEN: u32 = 16 * BLOCK_LEN;
 
 /// What hashing a piece gave.
 struct Hashed {
@@ -66,7 +70,7 @@ impl Cached {
         let mut buf = Vec::new();
         for block in blocks_of_piece(object.layout(), own).filter(|block| object.is_verified(*block)) {
             buf.clear();
-            self.shared.read_slices(object, object.layout().slices(block), &mut buf)?;
+            self.shared.read_parts(object, object.layout().parts(block), &mut buf)?;
             let span = BlockSpan { piece, ..block };
             if self.metainfo.leaf_hash(span, &buf) != leaves.get(block.block().0 as usize).copied() {
                 return Ok(false);
@@ -78,10 +82,11 @@ impl Cached {
     /// Hashes all blocks of a piece, verified or not; `None` if one is missing.
     fn hash_piece(&self, object: &Arc<Object>, own: PieceIndex, piece: PieceIndex) -> io::Result<Option<Hashed>> {
         let Some(mut hasher) = self.metainfo.piece_hasher(piece) else { return Ok(None) };
-        let mut buf = Vec::new();
-        for block in blocks_of_piece(object.layout(), own) {
+        let (len, mut buf) = (object.layout().piece_len(own), Vec::new());
+        for begin in (0..len).step_by(READ_LEN as usize) {
             buf.clear();
-            if !self.shared.read_written(object, block, &mut buf)? {
+            let span = BlockSpan { piece: own, begin, len: READ_LEN.min(len - begin) };
+            if !self.shared.read_written_span(object, span, &mut buf)? {
                 return Ok(None);
             }
             hasher.update(&buf);
@@ -106,6 +111,8 @@ impl Cached {
             return PieceOutcome::Failed;
         }
         let stripe = lock(self.shared.stripe(object, own));
+        // What becomes verified here must not be punched by an eviction that began before.
+        object.slot(own).clear(flag::EVICTING);
         let outcome = match leaves {
             Some(leaves) => self.check_blocks(object, &own_blocks, piece, &leaves),
             None => self.check_whole(object, own, piece),
@@ -146,15 +153,50 @@ impl Cached {
     fn check_whole(&self, object: &Arc<Object>, own: PieceIndex, piece: PieceIndex) -> io::Result<PieceOutcome> {
         let Some(hashed) = self.hash_piece(object, own, piece)? else { return Ok(PieceOutcome::Failed) };
         if !hashed.matches {
-            return Ok(PieceOutcome::Corrupt);
+            let digests = self.digests(object, own)?;
+            return Ok(PieceOutcome::Corrupt { attempt: lock(&self.shared.failed).add(object.id, own.0, digests) });
         }
+        let failed = lock(&self.shared.failed).take(object.id, own.0);
+        // Verified all the same where they cannot be read a second time.
+        let wrong = match failed.is_empty() {
+            true => Vec::new(),
+            false => self.wrong_blocks(object, own, piece, &failed).unwrap_or_default(),
+        };
         blocks_of_piece(object.layout(), own).for_each(|block| self.mark_verified(object, block));
         // All of it was read just now.
         object.slot(own).clear(flag::SUSPECT);
         if let Some(leaves) = hashed.leaves {
             lock(&self.shared.leaves).put(object.id, own.0, leaves);
         }
-        Ok(PieceOutcome::Verified)
+        Ok(if wrong.is_empty() { PieceOutcome::Verified } else { PieceOutcome::VerifiedAfter { wrong } })
+    }
+
+    /// The blocks of failed attempts that were not what is here now and verified.
+    fn wrong_blocks(
+        &self,
+        object: &Arc<Object>,
+        own: PieceIndex,
+        piece: PieceIndex,
+        failed: &[Attempt],
+    ) -> io::Result<Vec<(AttemptId, BlockSpan)>> {
+        let right = self.digests(object, own)?;
+        let wrong = |attempt: &Attempt| {
+            let blocks = blocks_of_piece(object.layout(), own).zip(attempt.digests.iter().zip(&right));
+            let wrong = blocks.filter(|(_, (digest, right))| digest != right);
+            wrong.map(|(block, _)| (attempt.id, BlockSpan { piece, ..block })).collect::<Vec<_>>()
+        };
+        Ok(failed.iter().flat_map(wrong).collect())
+    }
+
+    /// The digest of each block of a piece, all of which are here, verified or not.
+    fn digests(&self, object: &Arc<Object>, own: PieceIndex) -> io::Result<Vec<BlockDigest>> {
+        let mut buf = Vec::new();
+        let digest = |block| {
+            buf.clear();
+            self.shared.read_written(object, block, &mut buf)?;
+            Ok(blake3::hash(&buf).into())
+        };
+        blocks_of_piece(object.layout(), own).map(digest).collect()
     }
 
     fn mark_verified(&self, object: &Arc<Object>, block: BlockSpan) {

@@ -3,6 +3,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::discovery::JoinOptions;
 use crate::types::{PeerAddr, PeerIdentity, SwarmId};
 
 const SWARM: SwarmId = SwarmId([5; 20]);
@@ -150,7 +151,7 @@ async fn a_provider_is_found_through_a_bootstrap_node_whoever_comes_first() {
         let order = if seeder_first { [&seeder, &reader] } else { [&reader, &seeder] };
         for node in order {
             assert_eq!(node.sources()[0].name(), "kad");
-            node.sources()[0].join(swarm);
+            node.sources()[0].join(swarm, &JoinOptions::default());
         }
         let wanted = seeder.peer_id().clone();
         reach(&mut reader, swarm, &wanted).await;

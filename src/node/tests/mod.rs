@@ -30,8 +30,7 @@ async fn node(store: &Path) -> Node {
         store: store.to_owned(),
         cache_bytes: 1 << 30,
         listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
-        discovery: Vec::new(),
-        bootstrap: Vec::new(),
+        ..NodeConfig::default()
     };
     Node::start(config, Arc::new(NoMounts)).await.unwrap()
 }
@@ -70,7 +69,7 @@ fn add(torrent: TorrentName, peers: Vec<String>) -> AddRequest {
 async fn seed(node: &Node, dir: &Path, metainfo: &Metainfo) -> Torrent {
     let request = SeedRequest {
         path: dir.join("source"),
-        metainfo: Some(hex::encode(metainfo.bytes())),
+        torrent: Some(TorrentName::Metainfo(hex::encode(metainfo.bytes()))),
         discovery: None,
         peers: Vec::new(),
     };

@@ -117,11 +117,13 @@ fn change_is_noticed_by_the_guard() {
     let listed = scan(&path, None).unwrap();
     let (source, file) = (&listed.source, FileIndex(0));
     let then = source.scanned(file).unwrap();
-    let mut buf = [0; 10];
-    assert_eq!(source.read_guarded(file, 5, &mut buf).unwrap(), then);
-    assert_eq!((buf, source.guard(file).unwrap()), ([7; 10], then));
+    let mut buf = Vec::new();
+    assert_eq!(source.read_guarded(file, 5, 10, &mut buf).unwrap(), then);
+    assert_eq!((&buf[..], source.guard(file).unwrap()), (&[7; 10][..], then));
     source.check_unchanged(file).unwrap();
-    assert!(source.read_at(file, 99_999, &mut buf).is_err());
+    assert!(source.read_at(file, 99_999, &mut [0; 10]).is_err());
+    assert!(source.read_guarded(file, 99_999, 10, &mut buf).is_err());
+    assert_eq!(buf, [7; 10]);
 
     // Written to in place, with size and mtime as before.
     let mtime = fs::metadata(&path).unwrap().modified().unwrap();
@@ -130,18 +132,18 @@ fn change_is_noticed_by_the_guard() {
     let handle = File::options().write(true).open(&path).unwrap();
     handle.write_all_at(&[8], 5).unwrap();
     handle.set_modified(mtime).unwrap();
-    let now = source.read_guarded(file, 5, &mut buf).unwrap();
+    let now = source.read_guarded(file, 5, 10, &mut buf).unwrap();
     assert!(now.ctime_ns != then.ctime_ns && now.mtime_ns == then.mtime_ns);
     assert!(source.check_unchanged(file).is_err());
 
     // Replaced: the open file is still the old one, until it is opened again.
     fs::write(dir.path().join("new"), vec![9; 100_000]).unwrap();
     fs::rename(dir.path().join("new"), &path).unwrap();
-    source.read_guarded(file, 5, &mut buf).unwrap();
-    assert_eq!(buf[0], 8);
+    source.read_guarded(file, 5, 10, &mut buf).unwrap();
+    assert_eq!(buf[20..22], [8, 7]);
     source.reopen(file);
-    assert_ne!(source.read_guarded(file, 5, &mut buf).unwrap().inode, then.inode);
-    assert_eq!(buf[0], 9);
+    assert_ne!(source.read_guarded(file, 5, 10, &mut buf).unwrap().inode, then.inode);
+    assert_eq!(buf[30..], [9; 10]);
 }
 
 #[test]

@@ -124,6 +124,30 @@ fn reads_go_on_when_the_disk_is_full() {
 }
 
 #[test]
+fn wrong_blocks_on_a_disk_that_is_full_are_replaced_in_memory() {
+    for algorithm in [HashAlgorithm::Sha1, HashAlgorithm::Blake3] {
+        let fixture = Fixture::new(algorithm, &[2 * PIECE as usize]);
+        let (store, torrent) = fixture.open();
+        let (piece, blocks) = (PieceIndex(1), fixture.blocks(PieceIndex(1)));
+        for block in &blocks {
+            assert_eq!(fixture.write(&torrent, *block, &vec![9; block.len as usize]), Verdict::Unverified);
+        }
+        assert!(matches!(torrent.check_piece(piece, &blocks), PieceOutcome::Corrupt { .. }));
+        store.shared.files.full.store(true, SeqCst);
+        for block in &blocks {
+            assert_eq!(fixture.write(&torrent, *block, &fixture.data(*block)), Verdict::Unverified);
+        }
+        assert!(
+            matches!(torrent.check_piece(piece, &blocks), PieceOutcome::VerifiedAfter { wrong } if wrong.len() == 4)
+        );
+        assert_eq!(torrent.read_block(fixture.whole(piece)).unwrap().unwrap(), fixture.data(fixture.whole(piece)));
+        drop((torrent, store));
+        let (_store, torrent) = fixture.open();
+        assert!(torrent.verified().is_empty());
+    }
+}
+
+#[test]
 fn blocks_in_memory_are_bounded() {
     let fixture = Fixture::new(HashAlgorithm::Blake3, &[70 << 20]);
     let (store, torrent) = fixture.open();
@@ -149,7 +173,7 @@ fn readers_writers_and_eviction_at_once() {
                     for nth in 0..2 * fixture.metainfo.piece_count() {
                         let piece = PieceIndex((start + nth) % fixture.metainfo.piece_count());
                         for block in fixture.blocks(piece) {
-                            torrent.write_block(block, &fixture.data(block));
+                            fixture.write(torrent, block, &fixture.data(block));
                         }
                         torrent.check_piece(piece, &fixture.blocks(piece));
                     }
@@ -164,4 +188,38 @@ fn readers_writers_and_eviction_at_once() {
         fixture.missing(&torrent);
         assert!(fixture.warnings().is_empty(), "{:?}", fixture.warnings());
     }
+}
+
+#[test]
+fn what_is_checked_while_it_is_given_up_stays() {
+    for algorithm in HashAlgorithm::ALL {
+        let fixture = Fixture::new(algorithm, &[4 * PIECE as usize]);
+        let (store, torrent) = fixture.open();
+        fixture.fill(&torrent);
+        let victims = store.shared.choose(u64::from(PIECE));
+        assert_eq!(victims.len(), 1);
+        assert_eq!(torrent.read_block(fixture.whole(PieceIndex(0))).unwrap(), None);
+        torrent.check_piece(PieceIndex(0), &fixture.blocks(PieceIndex(0)));
+        store.shared.give_up(victims);
+        assert_eq!(fixture.missing(&torrent), 0);
+        assert!(torrent.is_complete());
+        drop((torrent, store));
+        let (store, torrent) = fixture.open();
+        assert_eq!(fixture.missing(&torrent), 0);
+        store.shared.evict_some(1);
+        assert!(!torrent.is_complete());
+    }
+}
+
+#[test]
+fn files_of_which_all_was_given_up_go_with_the_next_start() {
+    let fixture = Fixture::new(HashAlgorithm::Blake3, &[2 * PIECE as usize]);
+    let (store, torrent) = fixture.open();
+    fixture.fill(&torrent);
+    store.shared.evict_some(u64::MAX);
+    drop((torrent, store));
+    let (_store, torrent) = fixture.open();
+    assert_eq!(fixture.cache_files(), Vec::<PathBuf>::new());
+    fixture.fill(&torrent);
+    assert_eq!(fixture.missing(&torrent), 0);
 }

@@ -55,7 +55,7 @@ fn blocks_of_incomplete_pieces_survive_and_are_verified_by_their_leaves() {
         for piece in fixture.pieces() {
             torrent.set_leaves(piece, fixture.metainfo.piece_leaves(piece, &fixture.data(fixture.whole(piece))).into());
             let block = fixture.blocks(piece)[2];
-            assert_eq!(torrent.write_block(block, &fixture.data(block)), Verdict::Verified);
+            assert_eq!(fixture.write(&torrent, block, &fixture.data(block)), Verdict::Verified);
         }
         drop((torrent, store));
         // Another boot, and nothing synced: all of it is hashed again.
@@ -97,24 +97,62 @@ fn corrupt_and_odd_blocks_are_not_kept() {
     let piece = PieceIndex(0);
     let blocks = fixture.blocks(piece);
     let wrong = vec![0; blocks[0].len as usize];
-    assert_eq!(torrent.write_block(blocks[0], &wrong), Verdict::Unverified);
+    assert_eq!(fixture.write(&torrent, blocks[0], &wrong), Verdict::Unverified);
     assert_eq!(torrent.read_block(blocks[0]).unwrap(), None);
     torrent.set_leaves(piece, fixture.metainfo.piece_leaves(piece, &fixture.data(fixture.whole(piece))).into());
-    assert_eq!(torrent.write_block(blocks[1], &wrong), Verdict::Corrupt);
-    assert_eq!(torrent.write_block(blocks[1], &fixture.data(blocks[1])), Verdict::Verified);
+    assert_eq!(fixture.write(&torrent, blocks[1], &wrong), Verdict::Corrupt);
+    assert_eq!(fixture.write(&torrent, blocks[1], &fixture.data(blocks[1])), Verdict::Verified);
     assert_eq!(torrent.check_piece(piece, &blocks[..1]), PieceOutcome::Blocks { corrupt: vec![blocks[0]] });
     assert_eq!(torrent.verified().iter().collect::<Vec<_>>(), [1]);
     // The only block of a piece needs no leaves.
     let single = fixture.blocks(PieceIndex(2))[0];
-    assert_eq!(torrent.write_block(single, &vec![1; single.len as usize]), Verdict::Corrupt);
-    assert_eq!(torrent.write_block(single, &fixture.data(single)), Verdict::Verified);
+    assert_eq!(fixture.write(&torrent, single, &vec![1; single.len as usize]), Verdict::Corrupt);
+    assert_eq!(fixture.write(&torrent, single, &fixture.data(single)), Verdict::Verified);
     let outside = BlockSpan { piece: PieceIndex(3), begin: 0, len: 1 };
     let half = BlockSpan { len: 100, ..blocks[2] };
     for span in [outside, half] {
-        assert_eq!(torrent.write_block(span, &vec![0; span.len as usize]), Verdict::Failed);
+        assert_eq!(fixture.write(&torrent, span, &vec![0; span.len as usize]), Verdict::Failed);
         assert!(torrent.read_block(span).unwrap().is_none());
     }
-    assert_eq!(torrent.write_block(blocks[2], &wrong[..5]), Verdict::Failed);
+    assert_eq!(fixture.write(&torrent, blocks[2], &wrong[..5]), Verdict::Failed);
+}
+
+#[test]
+fn blocks_are_written_in_runs() {
+    for algorithm in HashAlgorithm::ALL {
+        let fixture = Fixture::new(algorithm, &awkward_sizes());
+        let (_store, torrent) = fixture.open();
+        let mut batch: Vec<(BlockSpan, bytes::Bytes)> = Vec::new();
+        for piece in fixture.pieces() {
+            if algorithm.verifies_blocks() {
+                let leaves = fixture.metainfo.piece_leaves(piece, &fixture.data(fixture.whole(piece)));
+                torrent.set_leaves(piece, leaves.into());
+            }
+            batch.extend(fixture.blocks(piece).into_iter().map(|block| (block, fixture.data(block).into())));
+        }
+        // As they come from several peers: not in order, one of them twice, some of no use.
+        let count = batch.len();
+        (0..count).for_each(|at| batch.swap(at, (at * 7 + 3) % count));
+        let (span, data) = batch[1].clone();
+        batch.push((span, data.clone()));
+        batch.push((BlockSpan { begin: 5, ..span }, data.clone()));
+        batch.push((span, data.slice(1..)));
+        batch.push((span, vec![0xee; data.len()].into()));
+        let verdicts = torrent.write_blocks(&batch[..count + 3]);
+        for ((span, _), verdict) in batch.iter().zip(&verdicts).take(count + 1) {
+            let known = algorithm.verifies_blocks() || fixture.metainfo.single_leaf(span.piece).is_some();
+            assert_eq!(*verdict, if known { Verdict::Verified } else { Verdict::Unverified }, "{algorithm} {span:?}");
+        }
+        assert_eq!(verdicts[count + 1..], [Verdict::Failed; 2]);
+        if !algorithm.verifies_blocks() {
+            for piece in fixture.pieces().filter(|piece| fixture.metainfo.single_leaf(*piece).is_none()) {
+                assert_eq!(torrent.check_piece(piece, &fixture.blocks(piece)), PieceOutcome::Verified);
+            }
+        }
+        // What is verified already is not written again.
+        assert_eq!(torrent.write_blocks(&batch[count + 3..]), [Verdict::Verified]);
+        assert_eq!(fixture.missing(&torrent), 0);
+    }
 }
 
 #[test]
@@ -125,17 +163,45 @@ fn a_wrong_piece_stays_hidden_until_it_is_right() {
         let piece = PieceIndex(1);
         let blocks = fixture.blocks(piece);
         for block in &blocks {
-            assert_eq!(torrent.write_block(*block, &vec![9; block.len as usize]), Verdict::Unverified);
+            assert_eq!(fixture.write(&torrent, *block, &vec![9; block.len as usize]), Verdict::Unverified);
         }
-        assert_eq!(torrent.check_piece(piece, &blocks), PieceOutcome::Corrupt);
+        assert!(matches!(torrent.check_piece(piece, &blocks), PieceOutcome::Corrupt { .. }));
         assert!(torrent.verified().is_empty());
         blocks.iter().for_each(|block| {
-            torrent.write_block(*block, &fixture.data(*block));
+            fixture.write(&torrent, *block, &fixture.data(*block));
         });
-        assert_eq!(torrent.check_piece(piece, &blocks), PieceOutcome::Verified);
+        assert!(
+            matches!(torrent.check_piece(piece, &blocks), PieceOutcome::VerifiedAfter { wrong } if wrong.len() == 4)
+        );
         assert_eq!(torrent.read_block(fixture.whole(piece)).unwrap().unwrap(), fixture.data(fixture.whole(piece)));
         let missing = fixture.blocks(PieceIndex(0));
         assert_eq!(torrent.check_piece(PieceIndex(0), &missing), PieceOutcome::Failed);
+    }
+}
+
+#[test]
+fn a_piece_that_is_right_tells_which_blocks_were_wrong_before() {
+    for algorithm in HashAlgorithm::ALL {
+        let fixture = Fixture::new(algorithm, &[1000, 2 * PIECE as usize]);
+        let (_store, torrent) = fixture.open();
+        let piece = PieceIndex(1);
+        let blocks = fixture.blocks(piece);
+        let attempt = |wrong: &[usize]| {
+            for (at, block) in blocks.iter().enumerate() {
+                let mut data = fixture.data(*block);
+                data[at] ^= u8::from(wrong.contains(&at));
+                assert_eq!(fixture.write(&torrent, *block, &data), Verdict::Unverified);
+            }
+            torrent.check_piece(piece, &blocks)
+        };
+        let failed = [&[0, 1, 2][..], &[1], &[3, 0]].map(|wrong| match attempt(wrong) {
+            PieceOutcome::Corrupt { attempt } => attempt,
+            other => panic!("{algorithm}: {other:?}"),
+        });
+        // The last two attempts are remembered.
+        let wrong = vec![(failed[1], blocks[1]), (failed[2], blocks[0]), (failed[2], blocks[3])];
+        assert_eq!(attempt(&[]), PieceOutcome::VerifiedAfter { wrong });
+        assert_eq!(torrent.read_block(fixture.whole(piece)).unwrap().unwrap(), fixture.data(fixture.whole(piece)));
     }
 }
 
@@ -157,7 +223,7 @@ fn files_of_the_same_root_are_shared() {
     let layout = other.metainfo().layout();
     let piece = PieceIndex(layout.pieces_of(FileIndex(2)).start);
     let span = layout.block_span(piece, BlockIndex(0));
-    assert_eq!(other.write_block(span, &files[1][..span.len as usize]), Verdict::Verified);
+    assert_eq!(first.write(&other, span, &files[1][..span.len as usize]), Verdict::Verified);
     assert_eq!(store.used_bytes(), used);
 }
 
@@ -240,7 +306,7 @@ proptest! {
                 }
                 Step::Block(piece, block) if block < fixture.metainfo.layout().blocks_in(PieceIndex(piece)) => {
                     let span = fixture.blocks(PieceIndex(piece))[block as usize];
-                    torrent.write_block(span, &fixture.data(span));
+                    fixture.write(&torrent, span, &fixture.data(span));
                 }
                 Step::Flush => {
                     store.flush().unwrap();
