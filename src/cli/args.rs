@@ -1,25 +1,20 @@
 //! Arguments that several commands share, and what their texts mean.
 
-use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use clap::Args;
 
 use super::error::CliError;
-use super::metainfo_file;
-use crate::node::NodeConfig;
+use super::node_args::NodeArgs;
+use super::{metainfo_file, output};
 use crate::node::api::{AddRequest, TorrentName};
 use crate::node::lifecycle::StoreDir;
-use crate::types::{InfoId, PeerAddr};
+use crate::types::{InfoId, Magnet, MagnetError, PeerAddr, PeerAddrError};
 
-/// Where a node listens when nobody says otherwise: every interface, any port, over TCP and QUIC.
-const DEFAULT_LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
-/// Ways to find peers. `static` is `--peer`.
-const SOURCES: [&str; 3] = ["static", "mdns", "kad"];
-const DEFAULT_CACHE: ByteSize = ByteSize::gib(10);
+/// Digits of an infohash in base 32.
+const BASE32_LEN: usize = 32;
 
 #[derive(Debug, Args)]
 pub(super) struct Common {
@@ -62,87 +57,13 @@ pub(super) fn no_node(store: &Path) -> CliError {
     ))
 }
 
-/// How a node runs, where this command has to start one.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Node, where none runs yet")]
-pub(super) struct NodeArgs {
-    /// Address to listen on, as a multiaddr or IP:PORT; may be given more than once
-    #[arg(long, value_name = "ADDR", value_parser = listen_addr, env = "KNOT_LISTEN", value_delimiter = ',')]
-    pub(super) listen: Vec<String>,
-    /// Nodes to begin the search for peers with, as multiaddrs with a peer id
-    #[arg(long, value_name = "ADDR", value_parser = peer, env = "KNOT_BOOTSTRAP", value_delimiter = ',')]
-    bootstrap: Vec<String>,
-    /// Ways to find peers: `none`, or a list of static, mdns, kad [default: all]
-    #[arg(long, value_name = "LIST", value_parser = Discovery::parse, env = "KNOT_DISCOVERY")]
-    discovery: Option<Discovery>,
-    /// Most bytes that the cache of the store may take, such as 20GiB [default: 10 GiB]; also changes a running node
-    #[arg(long, value_name = "SIZE", env = "KNOT_CACHE_SIZE")]
-    pub(super) cache_size: Option<ByteSize>,
-    /// How long a node in the background stays when it has nothing to do
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m", env = "KNOT_IDLE_EXIT")]
-    pub(super) idle_exit: Duration,
-}
-
-impl NodeArgs {
-    pub(super) fn config(&self, store: &StoreDir) -> NodeConfig {
-        let listen = match self.listen.is_empty() {
-            true => DEFAULT_LISTEN.map(str::to_owned).to_vec(),
-            false => self.listen.clone(),
-        };
-        NodeConfig {
-            store: store.path().to_owned(),
-            cache_bytes: self.cache_size.unwrap_or(DEFAULT_CACHE).as_u64(),
-            listen,
-            discovery: self.discovery().unwrap_or_else(|| SOURCES.map(str::to_owned).to_vec()),
-            bootstrap: self.bootstrap.clone(),
-        }
-    }
-
-    /// The sources of peers that were chosen, if they were.
-    pub(super) fn discovery(&self) -> Option<Vec<String>> {
-        self.discovery.as_ref().map(|Discovery(names)| names.clone())
-    }
-
-    /// The same arguments for `knot daemon`.
-    pub(super) fn for_daemon(&self, idle_exit: Duration) -> Vec<OsString> {
-        let mut args: Vec<OsString> = Vec::new();
-        let mut push = |name: &str, value: &str| args.push(format!("--{name}={value}").into());
-        self.listen.iter().for_each(|addr| push("listen", addr));
-        self.bootstrap.iter().for_each(|addr| push("bootstrap", addr));
-        if let Some(names) = self.discovery() {
-            push("discovery", &if names.is_empty() { "none".to_owned() } else { names.join(",") });
-        }
-        if let Some(size) = self.cache_size {
-            push("cache-size", &size.as_u64().to_string());
-        }
-        push("idle-exit", &format!("{}ms", idle_exit.as_millis()));
-        args
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Discovery(Vec<String>);
-
-impl Discovery {
-    fn parse(text: &str) -> Result<Self, String> {
-        if text == "none" {
-            return Ok(Self(Vec::new()));
-        }
-        let known = |name: &str| match SOURCES.contains(&name) {
-            true => Ok(name.to_owned()),
-            false => Err(format!("expected `none` or a list of {}, got {name:?}", SOURCES.join(", "))),
-        };
-        text.split(',').map(known).collect::<Result<_, _>>().map(Self)
-    }
-}
-
 /// Which torrent, and where its bytes come from.
 #[derive(Debug, Args)]
 pub(super) struct TorrentArgs {
-    /// InfoID (40, 64 or 128 hex digits) or metainfo file
-    #[arg(value_name = "INFO_ID|FILE")]
+    /// Magnet link (in quotes), InfoID, .torrent or .knot file, or the URL of one
+    #[arg(value_name = "TORRENT")]
     torrent: PathBuf,
-    /// Peer to ask, as a multiaddr or IP:PORT; may be given more than once
+    /// Peer to ask, as a multiaddr or HOST:PORT; may be given more than once
     #[arg(long, value_name = "ADDR", value_parser = peer, env = "KNOT_PEER", value_delimiter = ',')]
     peer: Vec<String>,
     /// How long to wait for the metainfo
@@ -166,22 +87,48 @@ impl TorrentArgs {
     }
 }
 
-/// An InfoID where the text is one, else a file: `./` in front makes a file of what looks like an InfoID.
-fn torrent_name(text: &Path) -> Result<TorrentName, CliError> {
-    let id = text.to_str().map(str::parse::<InfoId>);
-    if let Some(Ok(id)) = id {
-        return Ok(TorrentName::InfoId(id.to_string()));
+/// A magnet link, a URL or an InfoID where the text is one, else a file: `./` in front makes a file of everything.
+pub(super) fn torrent_name(text: &Path) -> Result<TorrentName, CliError> {
+    if let Some(name) = link(text) {
+        return name;
     }
     match metainfo_file::read(text) {
         Ok(metainfo) => Ok(TorrentName::Metainfo(hex::encode(metainfo.bytes()))),
-        Err(CliError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+        Err(CliError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             let got = text.display();
             Err(CliError::Usage(format!(
-                "expected an InfoID of 40, 64 or 128 hex digits or a metainfo file, got {got:?}, which is neither"
+                "expected a magnet link, a URL, an InfoID of 40, 64 or 128 hex digits or a metainfo file, got {got:?}, \
+                 which is none of them"
             )))
         }
         Err(error) => Err(error),
     }
+}
+
+/// What a text names that is no file.
+pub(super) fn link(text: &Path) -> Option<Result<TorrentName, CliError>> {
+    let text = text.to_str()?.trim();
+    let scheme = text.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+    match scheme.as_deref() {
+        Some("magnet") => return Some(magnet(text)),
+        Some("http" | "https") => return Some(Ok(TorrentName::Url(text.to_owned()))),
+        _ => {}
+    }
+    if let Ok(id) = text.parse::<InfoId>() {
+        return Some(Ok(TorrentName::InfoId(id.to_string())));
+    }
+    // The other form of an infohash: 32 digits in base 32.
+    let is_base32 = text.len() == BASE32_LEN && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let link: Magnet = is_base32.then(|| format!("magnet:?xt=urn:btih:{text}").parse().ok())??;
+    Some(Ok(TorrentName::InfoId(link.id.to_string())))
+}
+
+fn magnet(text: &str) -> Result<TorrentName, CliError> {
+    let magnet: Magnet = text.parse().map_err(|error: MagnetError| CliError::Usage(error.to_string()))?;
+    if let Some(hint) = magnet.cut_hint() {
+        output::note(format!("the magnet link says where to look for nothing: {hint}"));
+    }
+    Ok(TorrentName::Magnet(text.to_owned()))
 }
 
 /// A time such as `90s` or `5m`; a bare number is seconds.
@@ -192,18 +139,16 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("expected a time such as 30s or 5m: {error}"))
 }
 
-fn listen_addr(text: &str) -> Result<String, String> {
-    if text.starts_with('/') {
-        return Ok(text.to_owned());
-    }
-    let addr: SocketAddr =
-        text.parse().map_err(|_| format!("expected a multiaddr (/ip4/127.0.0.1/tcp/0) or IP:PORT, got {text:?}"))?;
-    let family = if addr.is_ipv4() { "ip4" } else { "ip6" };
-    Ok(format!("/{family}/{}/tcp/{}", addr.ip(), addr.port()))
-}
-
+/// A multiaddr, `IP:PORT`, or `HOST:PORT`, which the node looks up.
 pub(super) fn peer(text: &str) -> Result<String, String> {
-    text.parse::<PeerAddr>().map(|addr| addr.to_string()).map_err(|error| error.to_string())
+    if let Ok(addr) = text.parse::<PeerAddr>() {
+        return Ok(addr.to_string());
+    }
+    let is_host = |host: &str| !host.is_empty() && !host.contains([':', '/', ' ']);
+    match text.rsplit_once(':') {
+        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(text.to_owned()),
+        _ => Err(PeerAddrError(text.to_owned()).to_string()),
+    }
 }
 
 /// `path` with every symlink resolved, also where a dead filesystem is mounted at its end; the absolute path where
@@ -229,24 +174,24 @@ mod tests {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1m 500ms"), Ok(Duration::from_millis(60_500)));
         assert!(duration("soon").unwrap_err().contains("such as 30s"));
-        assert_eq!(listen_addr("127.0.0.1:4001").as_deref(), Ok("/ip4/127.0.0.1/tcp/4001"));
-        assert_eq!(listen_addr("[::1]:0").as_deref(), Ok("/ip6/::1/tcp/0"));
-        assert!(listen_addr("localhost").is_err());
-        assert!(peer("localhost").is_err());
-    }
-
-    #[test]
-    fn sources_are_checked() {
-        assert_eq!(Discovery::parse("none"), Ok(Discovery(vec![])));
-        assert_eq!(Discovery::parse("mdns,kad"), Ok(Discovery(vec!["mdns".into(), "kad".into()])));
-        assert!(Discovery::parse("mdns,dns").unwrap_err().contains("\"dns\""));
-        assert!(Discovery::parse("").is_err());
+        for addr in ["127.0.0.2:6881", "[::1]:6881", "seed.example:6881", "/ip4/127.0.0.1/tcp/1"] {
+            assert_eq!(peer(addr).as_deref(), Ok(addr));
+        }
+        for wrong in ["localhost", "localhost:0", ":1", "http://a:1", "::1:x"] {
+            assert!(peer(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
     fn an_info_id_is_not_looked_for_among_files() {
         let id = "Ab".repeat(32);
         assert_eq!(torrent_name(Path::new(&id)).unwrap(), TorrentName::InfoId(id.to_lowercase()));
+        let base32 = torrent_name(Path::new("ZHQVOY7XELZD5GFCTXWN7LRUDOMNKMCW")).unwrap();
+        assert_eq!(base32, TorrentName::InfoId("c9e15763f722f23e98a29decdfae341b98d53056".into()));
+        let link = "magnet:?xt=urn:btih:ZHQVOY7XELZD5GFCTXWN7LRUDOMNKMCW&dn=a";
+        assert_eq!(torrent_name(Path::new(link)).unwrap(), TorrentName::Magnet(link.into()));
+        assert_eq!(torrent_name(Path::new("HTTP://a/b")).unwrap(), TorrentName::Url("HTTP://a/b".into()));
+        assert_eq!(torrent_name(Path::new("magnet:?dn=a")).unwrap_err().exit_code(), 2);
         let error = torrent_name(Path::new("abcd")).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("\"abcd\""), "{error}");

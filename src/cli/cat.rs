@@ -1,7 +1,8 @@
 //! `knot cat`
 
-use super::args::{Common, NodeArgs, TorrentArgs};
+use super::args::{Common, TorrentArgs};
 use super::error::CliError;
+use super::node_args::NodeArgs;
 use super::output::{self, Bar};
 use super::session::{Role, Session};
 use crate::control::{Client, ContentRequest};

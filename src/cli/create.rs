@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytesize::ByteSize;
+use clap::ValueEnum;
 use serde::Serialize;
 
 use super::args::{Common, resolved};
 use super::error::CliError;
 use super::key;
 use super::output::{self, Bar};
-use crate::metainfo::{self, CreateOptions, Metainfo};
+use crate::metainfo::{self, CreateError, CreateOptions, Hints, Metainfo, TorrentOptions};
 use crate::node::tree::{self, Scan};
 use crate::types::HashAlgorithm;
 
@@ -24,22 +25,57 @@ const SKIPPED_SHOWN: usize = 5;
 pub(super) struct Args {
     /// File or directory
     path: PathBuf,
-    /// Where to write the metainfo [default: NAME.knot in the current directory]
+    /// Where to write the metainfo [default: NAME.knot or NAME.torrent in the current directory]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// What to make: `torrent` is for ordinary BitTorrent clients
+    #[arg(long, value_enum, default_value = "knot")]
+    format: Format,
     /// How to hash: sha256-merkle or blake3, which verify 16 KiB blocks, or sha1 or sha256, which verify pieces
-    #[arg(long, value_name = "ALGO", default_value_t = HashAlgorithm::Sha256Merkle)]
-    hash: HashAlgorithm,
+    /// [default: sha256-merkle; for `--format torrent` always sha1]
+    #[arg(long, value_name = "ALGO")]
+    hash: Option<HashAlgorithm>,
     /// Bytes of a piece, such as 256KiB [default: by the size of the content]
     #[arg(long, value_name = "N", value_parser = piece_length)]
     piece_length: Option<u32>,
     /// Name of the torrent [default: the last name of PATH]
     #[arg(long)]
     name: Option<String>,
+    /// Tracker's URL, or several that are as good, with commas between; each further --tracker is for when those before
+    /// fail
+    #[arg(long, value_name = "URL", value_parser = tier)]
+    tracker: Vec<Tier>,
+    /// URL at which the content is too (BEP 19); may be given more than once
+    #[arg(long, value_name = "URL", value_parser = url)]
+    web_seed: Vec<String>,
+    /// Let clients find peers through the trackers alone (BEP 27)
+    #[arg(long, requires = "tracker")]
+    private: bool,
+    /// Text for whoever looks at the metainfo
+    #[arg(long, value_name = "TEXT")]
+    comment: Option<String>,
     /// Sign with this key, from `knot key new`: the InfoID is then an InfoSig
     #[arg(long, value_name = "FILE", env = "KNOT_KEY")]
     key: Option<PathBuf>,
 }
+
+/// What kind of metainfo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// knot's own: blocks are verified, unchanged files are shared
+    Knot,
+    /// BitTorrent v1
+    Torrent,
+}
+
+impl Format {
+    /// Every one.
+    pub(super) const ALL: [Self; 2] = [Self::Knot, Self::Torrent];
+}
+
+/// Trackers that are as good as each other.
+#[derive(Clone, Debug)]
+struct Tier(Vec<String>);
 
 #[derive(Debug, Serialize)]
 struct Created {
@@ -52,17 +88,10 @@ pub(super) fn run(common: &Common, args: Args) -> Result<(), CliError> {
     // What is wrong with the key shows before hours of hashing.
     let key = args.key.as_deref().map(key::read).transpose()?;
     let scan = tree::scan(&args.path, args.name.as_deref())?;
-    let output = args.output.unwrap_or_else(|| default_output(&scan.name));
+    let output = args.output.clone().unwrap_or_else(|| default_output(&scan.name, args.format));
     check_outside(&args.path, &output)?;
     report_skipped(&scan);
-    let options = CreateOptions {
-        name: scan.name.clone(),
-        algorithm: args.hash,
-        piece_length: args.piece_length,
-        created_at: now(),
-        peers: Vec::new(),
-    };
-    let mut metainfo = hash(&options, scan)?;
+    let mut metainfo = hash(&args, scan)?;
     if let Some(key) = key {
         metainfo = metainfo.sign(&key).map_err(|source| CliError::Metainfo { path: output.clone(), source })?;
     }
@@ -75,8 +104,12 @@ pub(super) fn run(common: &Common, args: Args) -> Result<(), CliError> {
 }
 
 /// The metainfo file of a torrent, where nobody says otherwise.
-pub(super) fn default_output(name: &str) -> PathBuf {
-    PathBuf::from(format!("{name}.knot"))
+pub(super) fn default_output(name: &str, format: Format) -> PathBuf {
+    let extension = match format {
+        Format::Knot => "knot",
+        Format::Torrent => "torrent",
+    };
+    PathBuf::from(format!("{name}.{extension}"))
 }
 
 /// A metainfo in the tree that it describes would change the tree.
@@ -99,14 +132,62 @@ fn report_skipped(scan: &Scan) {
     }
 }
 
-fn hash(options: &CreateOptions, scan: Scan) -> Result<Metainfo, CliError> {
+fn hash(args: &Args, scan: Scan) -> Result<Metainfo, CliError> {
     let total = scan.entries.iter().map(|entry| entry.length()).sum();
     let bar = Bar::new();
     let on_progress = |done| {
         bar.bytes("hashing", done, total);
         ControlFlow::Continue(())
     };
-    Ok(metainfo::create(options, scan.entries, &scan.source, &on_progress)?)
+    let hints = Hints {
+        trackers: args.tracker.iter().map(|Tier(urls)| urls.clone()).collect(),
+        web_seeds: args.web_seed.clone(),
+        nodes: Vec::new(),
+        comment: args.comment.clone(),
+        created_by: Some(concat!("knot ", env!("CARGO_PKG_VERSION")).to_owned()),
+    };
+    if args.format == Format::Torrent {
+        if args.hash.is_some_and(|hash| hash != HashAlgorithm::Sha1) {
+            return Err(CliError::Usage(
+                "expected no --hash but sha1 with --format torrent: v1 torrents have no other".into(),
+            ));
+        }
+        let options = TorrentOptions {
+            name: scan.name,
+            piece_length: args.piece_length,
+            created_at: now(),
+            is_private: args.private,
+            hints,
+        };
+        return Ok(metainfo::create_torrent(&options, &scan.entries, &scan.source, &on_progress)?);
+    }
+    if args.private {
+        return Err(CliError::Usage(
+            "expected --private with --format torrent only: knot's own form has no such mark".into(),
+        ));
+    }
+    let options = CreateOptions {
+        name: scan.name,
+        algorithm: args.hash.unwrap_or(HashAlgorithm::Sha256Merkle),
+        piece_length: args.piece_length,
+        created_at: now(),
+        peers: Vec::new(),
+    };
+    let metainfo = metainfo::create(&options, scan.entries, &scan.source, &on_progress)?;
+    if hints.trackers.is_empty() && hints.web_seeds.is_empty() && hints.comment.is_none() {
+        return Ok(metainfo);
+    }
+    Ok(metainfo.with_hints(&hints).map_err(CreateError::from)?)
+}
+
+fn tier(text: &str) -> Result<Tier, String> {
+    text.split(',').map(url).collect::<Result<_, _>>().map(Tier)
+}
+
+fn url(text: &str) -> Result<String, String> {
+    let is_url =
+        url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https" | "udp") && url.has_host());
+    is_url.then(|| text.to_owned()).ok_or_else(|| format!("expected a URL (http://, https:// or udp://), got {text:?}"))
 }
 
 fn now() -> Option<i64> {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::args::{Common, NodeArgs};
+use super::args::Common;
 use super::error::CliError;
 use super::host::Host;
+use super::node_args::NodeArgs;
 use super::{as_client, as_node, output};
 use crate::control::Client;
 use crate::node::api::{ApiError, ErrorKind};

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::args::{Common, NodeArgs, TorrentArgs, resolved};
+use super::args::{Common, TorrentArgs, resolved};
 use super::error::CliError;
+use super::node_args::NodeArgs;
 use super::output::{self, Bar};
 use super::session::{Role, Session};
 use crate::node::api::{GetRequest, TorrentInfo};

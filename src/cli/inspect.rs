@@ -4,15 +4,20 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::args::Common;
+use super::args::{Common, link};
 use super::error::CliError;
 use super::{metainfo_file, output};
+use crate::discovery::http::LocalAddrs;
 use crate::metainfo::{Entry, EntryKind, Metainfo, MetainfoError};
+use crate::node::api::TorrentName;
+use crate::node::download;
+use crate::types::{Magnet, MagnetError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The metainfo file
-    file: PathBuf,
+    /// .knot or .torrent file, the URL of one, or a magnet link (in quotes)
+    #[arg(value_name = "TORRENT")]
+    torrent: PathBuf,
 }
 
 /// What a metainfo says. Where there is no signature, `info_sig`, `pub_key` and `signature_valid` are null.
@@ -24,7 +29,14 @@ struct Shown<'a> {
     pub_key: Option<String>,
     signature_valid: Option<bool>,
     name: &'a str,
+    form: &'static str,
     created_at: Option<i64>,
+    created_by: Option<&'a str>,
+    comment: Option<&'a str>,
+    private: bool,
+    trackers: &'a [Vec<String>],
+    web_seeds: &'a [String],
+    magnet: String,
     piece_length: u32,
     piece_hash_algo: &'static str,
     piece_count: u32,
@@ -59,8 +71,21 @@ struct Forged<'a> {
     signature_valid: bool,
 }
 
-pub(super) fn run(common: &Common, args: &Args) -> Result<(), CliError> {
-    let metainfo = metainfo_file::read(&args.file).inspect_err(|error| {
+pub(super) async fn run(common: &Common, args: &Args) -> Result<(), CliError> {
+    let metainfo = match link(&args.torrent).transpose()? {
+        Some(TorrentName::Magnet(text)) => return show_magnet(common, &text),
+        Some(TorrentName::InfoId(id)) => {
+            return Err(CliError::Usage(format!(
+                "expected a file, a URL or a magnet link, got the InfoID {id}: its metainfo is with its peers, which \
+                 `knot mount` and `knot get` ask"
+            )));
+        }
+        Some(TorrentName::Url(url)) => {
+            metainfo_file::parse(url.as_ref(), &download(&url, LocalAddrs::default()).await?)
+        }
+        Some(TorrentName::Metainfo(_)) | None => metainfo_file::read(&args.torrent),
+    };
+    let metainfo = metainfo.inspect_err(|error| {
         if let CliError::Metainfo { source: MetainfoError::Signature { public_key }, .. } = error
             && common.json
         {
@@ -70,6 +95,50 @@ pub(super) fn run(common: &Common, args: &Args) -> Result<(), CliError> {
     })?;
     let shown = Shown::of(&metainfo);
     if common.json { output::json(&shown) } else { output::bytes(shown.for_people().as_bytes()) }
+}
+
+/// What a magnet link says.
+#[derive(Debug, Serialize)]
+struct ShownMagnet<'a> {
+    info_id: String,
+    v1_info_hash: Option<String>,
+    v2_info_hash: Option<String>,
+    name: Option<&'a str>,
+    trackers: &'a [String],
+    peers: &'a [String],
+    web_seeds: &'a [String],
+    sources: &'a [String],
+    select_only: Vec<(u32, u32)>,
+}
+
+fn show_magnet(common: &Common, text: &str) -> Result<(), CliError> {
+    let magnet: Magnet = text.parse().map_err(|error: MagnetError| CliError::Usage(error.to_string()))?;
+    let shown = ShownMagnet {
+        info_id: magnet.id.to_string(),
+        v1_info_hash: magnet.v1.map(|hash| hash.to_string()),
+        v2_info_hash: magnet.v2.map(|hash| hash.to_string()),
+        name: magnet.display_name.as_deref(),
+        trackers: &magnet.trackers,
+        peers: &magnet.peers,
+        web_seeds: &magnet.web_seeds,
+        sources: &magnet.sources,
+        select_only: magnet.select_only.iter().map(|range| (*range.start(), *range.end())).collect(),
+    };
+    if common.json {
+        return output::json(&shown);
+    }
+    let mut lines = vec![format!("info id          {}", shown.info_id)];
+    lines.extend(shown.name.map(|name| format!("name             {name:?}")));
+    for (label, values) in [
+        ("tracker ", shown.trackers),
+        ("peer    ", shown.peers),
+        ("web seed", shown.web_seeds),
+        ("source  ", shown.sources),
+    ] {
+        lines.extend(values.iter().map(|value| format!("{label}         {value}")));
+    }
+    lines.extend(shown.select_only.iter().map(|(first, last)| format!("files            {first}-{last}")));
+    output::bytes((lines.join("\n") + "\n").as_bytes())
 }
 
 impl<'a> Shown<'a> {
@@ -82,7 +151,14 @@ impl<'a> Shown<'a> {
             // One that did not verify would not have been read.
             signature_valid: metainfo.info_sig().map(|_| true),
             name: metainfo.name(),
+            form: metainfo.form().name(),
             created_at: metainfo.created_at(),
+            created_by: metainfo.hints().created_by.as_deref(),
+            comment: metainfo.hints().comment.as_deref(),
+            private: metainfo.is_private(),
+            trackers: &metainfo.hints().trackers,
+            web_seeds: &metainfo.hints().web_seeds,
+            magnet: metainfo.magnet().to_string(),
             piece_length: metainfo.piece_length(),
             piece_hash_algo: metainfo.algorithm().name(),
             piece_count: metainfo.piece_count(),
@@ -114,6 +190,12 @@ impl<'a> Shown<'a> {
             Some(key) => lines.push(format!("signed by        {key} (valid)")),
             None => lines.push("signed by        nobody".to_owned()),
         }
+        lines.push(format!("form             {}{}", self.form, if self.private { ", private" } else { "" }));
+        lines.extend(self.comment.map(|comment| format!("comment          {comment:?}")));
+        lines.extend(self.created_by.map(|program| format!("created by       {program:?}")));
+        lines.extend(self.trackers.iter().map(|tier| format!("trackers         {}", tier.join(", "))));
+        lines.extend(self.web_seeds.iter().map(|url| format!("web seed         {url}")));
+        lines.push(format!("magnet           {}", self.magnet));
         lines.push(format!("piece hash algo  {}", self.piece_hash_algo));
         let (count, length) = (self.piece_count, output::size(self.piece_length.into()));
         lines.push(format!("pieces           {count} of {length}"));

@@ -7,10 +7,15 @@ use std::path::Path;
 use super::error::CliError;
 use crate::metainfo::{MAX_TORRENT_LEN, Metainfo};
 
-/// Reads and checks a metainfo file.
+/// Reads and checks a metainfo file: knot's own, or an ordinary torrent's.
 pub(super) fn read(path: &Path) -> Result<Metainfo, CliError> {
     let bytes = read_bounded(path, MAX_TORRENT_LEN as u64)?;
-    Metainfo::parse(&bytes).map_err(|source| CliError::Metainfo { path: path.to_owned(), source })
+    parse(path, &bytes)
+}
+
+/// Checks what was read from `path`.
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Metainfo, CliError> {
+    Metainfo::parse(bytes).map_err(|source| CliError::Metainfo { path: path.to_owned(), source })
 }
 
 /// Reads a file; of one that is longer than `limit`, one byte more than that.

@@ -13,6 +13,7 @@ mod inspect;
 mod key;
 mod metainfo_file;
 mod mount;
+mod node_args;
 mod output;
 mod seed;
 mod session;
@@ -46,7 +47,7 @@ const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 not found in t
 enum Command {
     /// Hash a file or directory and write its metainfo; prints the InfoID
     Create(create::Args),
-    /// Show what is in a metainfo file
+    /// Show what is in a torrent: a file, a URL, or what a magnet link says
     Inspect(inspect::Args),
     /// Serve a file or directory in place until Ctrl-C; prints the addresses that peers can dial
     Seed(seed::Args),
@@ -88,7 +89,7 @@ impl Cli {
         let Self { common, command } = self;
         match command {
             Command::Create(args) => create::run(&common, args),
-            Command::Inspect(args) => inspect::run(&common, &args),
+            Command::Inspect(args) => as_client(inspect::run(&common, &args)),
             Command::Key(args) => key::run(&common, args),
             Command::Completions(args) => completions::run(&args, &mut Cli::command()),
             Command::Demo(args) => demo::run(&args),
@@ -129,5 +130,8 @@ fn as_node(command: impl Future<Output = Result<(), CliError>>) -> Result<(), Cl
 
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("KNOT_LOG").unwrap_or_else(|_| EnvFilter::new("error,knot=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    // A log that cannot be written (it lies in the store, whose disk may be full) is no reason to panic: that is
+    // what the subscriber would do by reporting its own errors on the same stderr.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    log.log_internal_errors(false).init();
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::args::{Common, NodeArgs, TorrentArgs, resolved};
+use super::args::{Common, TorrentArgs, resolved};
 use super::error::CliError;
+use super::node_args::NodeArgs;
 use super::output::{self, Bar};
 use super::session::{Role, Session};
 use crate::control::Client;

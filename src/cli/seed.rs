@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::args::{Common, NodeArgs, peer, resolved};
+use super::args::{Common, peer, resolved, torrent_name};
+use super::create::{self, Format};
 use super::error::CliError;
+use super::node_args::NodeArgs;
 use super::output::{self, Bar};
 use super::session::{Role, Session, until_signal};
-use super::{create, metainfo_file};
 use crate::control::Client;
 use crate::node::api::{SeedRequest, TorrentInfo};
 use crate::node::lifecycle::Signals;
@@ -17,10 +18,11 @@ use crate::node::lifecycle::Signals;
 pub(super) struct Args {
     /// File or directory to serve; it stays where and as it is
     path: PathBuf,
-    /// Its metainfo file [default: the one that `knot create` writes, here or beside PATH, where there is one]
-    #[arg(long, value_name = "FILE")]
+    /// What it is the content of: a .knot or .torrent file, a URL, a magnet link or an InfoID [default: the file that
+    /// `knot create` writes, here or beside PATH, where there is one]
+    #[arg(long, value_name = "TORRENT")]
     metainfo: Option<PathBuf>,
-    /// Peer to connect to, as a multiaddr or IP:PORT; may be given more than once
+    /// Peer to connect to, as a multiaddr or HOST:PORT; may be given more than once
     #[arg(long, value_name = "ADDR", value_parser = peer)]
     peer: Vec<String>,
     #[command(flatten)]
@@ -36,11 +38,15 @@ struct Seeding {
 
 pub(super) async fn run(common: &Common, args: Args) -> Result<(), CliError> {
     let path = resolved(&args.path)?;
-    let metainfo = match args.metainfo.clone().or_else(|| beside(&path)) {
-        Some(file) => Some(metainfo(&file, args.metainfo.is_none())?),
-        None => None,
+    let torrent = match (&args.metainfo, beside(&path)) {
+        (Some(name), _) => Some(torrent_name(name)?),
+        (None, Some(file)) => {
+            output::note(format!("using the metainfo {file:?}"));
+            Some(torrent_name(&file)?)
+        }
+        (None, None) => None,
     };
-    let request = SeedRequest { path, metainfo, discovery: args.node.discovery(), peers: args.peer };
+    let request = SeedRequest { path, torrent, discovery: args.node.discovery(), peers: args.peer };
     let mut signals = Signals::new()?;
     let open = async { Session::open(&common.store()?, &args.node, Role::Foreground).await };
     let mut session = tokio::select! {
@@ -92,14 +98,8 @@ async fn report_missing(client: &Client, torrent: &TorrentInfo) -> Result<(), Cl
 
 /// The metainfo that `knot create` wrote for `path`, in the current directory or beside `path`.
 fn beside(path: &Path) -> Option<PathBuf> {
-    let name = create::default_output(path.file_name()?.to_str()?);
-    [name.clone(), path.with_file_name(name)].into_iter().find(|file| file.is_file())
-}
-
-fn metainfo(file: &Path, found: bool) -> Result<String, CliError> {
-    let metainfo = metainfo_file::read(file)?;
-    if found {
-        output::note(format!("using the metainfo {file:?}"));
-    }
-    Ok(hex::encode(metainfo.bytes()))
+    let name = path.file_name()?.to_str()?;
+    let files = Format::ALL.map(|format| create::default_output(name, format));
+    let places = files.iter().flat_map(|file| [Path::new(".").join(file), path.with_file_name(file)]);
+    places.into_iter().find(|file| file.is_file())
 }

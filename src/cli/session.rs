@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::args::NodeArgs;
 use super::error::CliError;
 use super::host::Host;
+use super::node_args::NodeArgs;
 use super::output;
 use crate::control::{Client, ControlError, Held};
 use crate::node::lifecycle::{Background, Signals, Started, StoreDir};
@@ -127,8 +127,10 @@ async fn adjust(client: &Client, args: &NodeArgs) -> Result<(), CliError> {
     if let Some(size) = args.cache_size {
         client.set_cache_size(size.as_u64()).await?;
     }
-    if !args.listen.is_empty() {
-        output::note("the node of this store runs already: --listen has no effect on it");
+    let names = args.without_effect();
+    if !names.is_empty() {
+        let verb = if names.len() == 1 { "has" } else { "have" };
+        output::note(format!("the node of this store runs already: {} {verb} no effect on it", names.join(", ")));
     }
     Ok(())
 }

@@ -44,12 +44,13 @@ fn add_torrent(lines: &mut Vec<String>, torrent: &TorrentStatus) {
     let (verified, total) = (size(torrent.verified_bytes), size(torrent.total_bytes));
     lines.push(format!("          {verified} of {total} here ({share:.1} %)"));
     lines.push(format!(
-        "          down {} at {}/s ({} wasted), up {} at {}/s",
+        "          down {} at {}/s ({} wasted), up {} at {}/s, ratio {}",
         size(torrent.downloaded_bytes),
         size(torrent.download_rate),
         size(torrent.wasted_bytes),
         size(torrent.uploaded_bytes),
         size(torrent.upload_rate),
+        torrent.ratio.map_or_else(|| "none".to_owned(), |ratio| format!("{ratio:.2}")),
     ));
     lines.extend(torrent.peers.iter().map(|peer| {
         let (down, up) = (size(peer.download_rate), size(peer.upload_rate));
