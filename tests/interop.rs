@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clients::{Libtorrent, Seed, Tracker, aria2_fetches, aria2_seeds, libtorrent_creates, mount, transmission};
-use support::process::{both, create, finish, knot, run, status};
+use support::process::{both, create, finish, knot, run, status, wait_until};
 use support::{compare, tree};
 
 const NO_SOURCES: [&str; 2] = ["--discovery", "none"];
@@ -211,6 +211,44 @@ fn a_torrent_is_named_by_its_url_too() {
     let missing = finish(knot(&world.path("no")).args(["inspect", &format!("http://{server}/missing")]));
     assert_eq!(missing.status.code(), Some(3), "{}", both(&missing));
     assert!(both(&missing).contains("404"), "{}", both(&missing));
+}
+
+#[test]
+fn swarms_meet_in_the_mainline_dht() {
+    let world = World::new();
+    let (torrent, hash) = world.torrent(&[]);
+    let testnet = mainline::Testnet::builder(8).bind_address(std::net::Ipv4Addr::LOCALHOST).build().unwrap();
+    let nodes = testnet.bootstrap.join(",");
+    let options = ["--discovery", "dht", "--dht-bootstrap", &nodes];
+    let seed = Seed::start(&world.source(), Path::new(&torrent), "127.0.9.1", &world.path("seed"), &options);
+    wait_until("the seed is announced", || {
+        status(&seed.store)["sources"][0]["state"]
+            .as_str()
+            .is_some_and(|state| state.contains("1 of 1 swarms announced"))
+    });
+    world.mounts("mount", &format!("magnet:?xt=urn:btih:{hash}&dn=data"), "127.0.9.2", &options);
+    // knot's own swarms meet there too.
+    let metainfo = world.path("data.knot");
+    let id = create(&world.source(), &metainfo, &[]);
+    let _native = Seed::start(&world.source(), &metainfo, "127.0.9.3", &world.path("native"), &options);
+    world.mounts("native-mount", &id, "127.0.9.4", &options);
+}
+
+#[test]
+fn rates_are_limited() {
+    let world = World::new();
+    let (torrent, _) = world.torrent(&[]);
+    let seed = Libtorrent::start(&world.here(), "127.0.10.1", "enabled", &torrent, &[]).complete();
+    let total = fs::metadata(world.source().join("a first.bin")).unwrap().len();
+    let started = std::time::Instant::now();
+    run(knot(&world.path("store"))
+        .args(["get", &torrent, "--listen", "127.0.10.2:0", "--discovery", "none", "--download-limit", "300KiB", "-o"])
+        .arg(world.path("out"))
+        .args(["--peer", &seed.addr.to_string()]));
+    // A burst of a second is let through.
+    let least = total as f64 / (300.0 * 1024.0) - 1.5;
+    assert!(started.elapsed().as_secs_f64() > least, "{:?}", started.elapsed());
+    compare::whole(&world.source(), &world.path("out/data"));
 }
 
 /// An HTTP server that has `body` at `/data.torrent`, for as long as the test runs.
