@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::types::FileStamp;
@@ -34,6 +34,9 @@ pub enum Nowait {
 
 impl DiskFile {
     pub(super) fn new(file: File) -> Self {
+        // The kernel would read ahead into holes, and fill memory with their zeros. Who reads through a mount is read
+        // ahead for there. Advice that is not taken costs only that.
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
         Self { file, writing: Mutex::default() }
     }
 

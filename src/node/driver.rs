@@ -66,6 +66,9 @@ pub(super) struct StoredBlock {
     pub(super) verdict: Verdict,
 }
 
+/// The metainfo that peers sent, or why it cannot be used.
+pub(super) type Fetched = Result<Arc<Metainfo>, String>;
+
 /// What the handles of the node ask for.
 pub(super) enum Command {
     AddById {
@@ -73,7 +76,7 @@ pub(super) enum Command {
         id: InfoId,
         /// What it may be served and looked for under.
         swarms: Vec<SwarmId>,
-        fetched: oneshot::Sender<Arc<Metainfo>>,
+        fetched: oneshot::Sender<Fetched>,
         sources: Option<Vec<String>>,
     },
     Open {
@@ -113,6 +116,8 @@ pub(super) enum Command {
         read: ReadId,
         pending: PendingRead,
     },
+    /// What the cache may hold has changed, in bytes.
+    CacheSize(u64),
     Stats {
         torrent: TorrentKey,
         reply: oneshot::Sender<Option<TorrentStats>>,
@@ -234,6 +239,7 @@ impl Driver {
             Command::CloseReader { reader } => self.tell(now, Input::CloseReader { reader }),
             Command::ReadCached { reader, offset, len } => self.tell(now, Input::ReadCached { reader, offset, len }),
             Command::Read { read, pending } => self.read(now, read, pending),
+            Command::CacheSize(bytes) => self.parts.engine.set_window_budget(window_budget(bytes)),
             Command::Stats { torrent, reply } => {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.parts.engine.stats(now, torrent));
@@ -409,11 +415,11 @@ impl Driver {
                         self.jobs.check(torrent, storage, piece, blocks);
                     }
                 }
-                Output::MetainfoFetched { torrent, metainfo } => self.metainfo_fetched(torrent, metainfo),
+                Output::MetainfoFetched { torrent, metainfo } => self.metainfo_fetched(torrent, Ok(metainfo)),
                 Output::MetainfoRefused { torrent, reason } => {
-                    self.parts.warnings.add(format!("the metainfo that peers sent cannot be used: {reason}"));
-                    // Whoever waits for it is told by that.
-                    self.torrents.get_mut(&torrent).map(|slot| slot.fetched.take());
+                    let reason = format!("the metainfo that peers sent cannot be used: {reason}");
+                    self.parts.warnings.add(reason.clone());
+                    self.metainfo_fetched(torrent, Err(reason));
                 }
                 Output::ReadReady { read } => {
                     if let Some(pending) = self.reads.remove(&read) {
@@ -433,7 +439,7 @@ impl Driver {
         self.torrents.get(&torrent)?.tally.storage.get().cloned()
     }
 
-    fn metainfo_fetched(&mut self, torrent: TorrentKey, metainfo: Arc<Metainfo>) {
+    fn metainfo_fetched(&mut self, torrent: TorrentKey, metainfo: Fetched) {
         if let Some(fetched) = self.torrents.get_mut(&torrent).and_then(|slot| slot.fetched.take()) {
             // Whoever asked may have given up; the torrent is removed then.
             let _ = fetched.send(metainfo);
@@ -472,6 +478,11 @@ impl Driver {
             self.dialler.dial(torrent, addr, swarms);
         }
     }
+}
+
+/// What may be fetched ahead of all readers together, so that it does not push out what they are about to read.
+pub(super) fn window_budget(cache_bytes: u64) -> u64 {
+    cache_bytes / 4
 }
 
 async fn sleep_until(due: Option<Instant>) {

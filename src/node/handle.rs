@@ -197,6 +197,8 @@ impl NodeHandle {
     /// Changes the cap of the cache.
     pub fn set_cache_size(&self, bytes: u64) {
         self.0.store.set_cap(bytes);
+        // Without a driver nobody fetches anything.
+        let _ = self.0.commands.try_send(Command::CacheSize(self.0.store.cap_bytes()));
     }
 
     /// What `knot status` shows.
@@ -318,7 +320,7 @@ impl NodeHandle {
         let deadline = Instant::now() + request.metainfo_timeout;
         loop {
             match timeout(PROGRESS_INTERVAL, &mut waiting).await {
-                Ok(Ok(metainfo)) => return Ok(metainfo),
+                Ok(Ok(metainfo)) => return metainfo.map_err(failure),
                 Ok(Err(_)) => return Err(failure("the node is shutting down".to_owned())),
                 Err(_) => {}
             }

@@ -89,9 +89,10 @@ impl Node {
         let swarms = Arc::new(Swarms::default());
         let peer_id = new_peer_id()?;
         let mut network = Network::start(&config, key, peer_id, &swarms).await?;
-        let engine = engine_config(&config, peer_id, network.sockets.port(), store.cap_bytes());
+        let mut engine = TorrentManager::new(engine_config(&config, peer_id, network.sockets.port()), seed()?);
+        engine.set_window_budget(driver::window_budget(store.cap_bytes()));
         let parts = Parts {
-            engine: TorrentManager::new(engine, seed()?),
+            engine,
             transports: network.transports(),
             meeting: Meeting { sources: network.sources.clone(), swarms: swarms.clone(), port: network.sockets.port() },
             peer_id,
@@ -208,7 +209,7 @@ async fn report_found(mut found: mpsc::Receiver<crate::discovery::Found>, events
 }
 
 /// What the engine is to know of the node.
-fn engine_config(config: &NodeConfig, peer_id: WirePeerId, listen_port: Option<u16>, cache_bytes: u64) -> Config {
+fn engine_config(config: &NodeConfig, peer_id: WirePeerId, listen_port: Option<u16>) -> Config {
     let (limits, defaults) = (&config.limits, Config::default());
     Config {
         peer_id,
@@ -218,8 +219,6 @@ fn engine_config(config: &NodeConfig, peer_id: WirePeerId, listen_port: Option<u
         upload_limit: limits.upload,
         download_limit: limits.download,
         no_upload: limits.no_upload,
-        // What is fetched ahead of a reader must not push out what it is about to read.
-        max_window: defaults.max_window.min(cache_bytes / 4),
         ..defaults
     }
 }

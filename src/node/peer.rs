@@ -28,7 +28,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes that are gathered from the socket before the driver hears of them.
 const READ_BATCH_BYTES: usize = 256 * 1024;
 /// Bytes that are gathered for the socket before they are written.
-const WRITE_BATCH_BYTES: usize = 128 * 1024;
+const WRITE_BATCH_BYTES: usize = 256 * 1024;
+/// Messages that are taken from the queue at once; their blocks are read together.
+const WRITE_BATCH_MESSAGES: usize = WRITE_BATCH_BYTES / BLOCK_LEN as usize;
 /// Messages that may wait for a writer. What the engine sends unasked is small and bounded by the torrent's
 /// pieces; a peer that lets this many pile up is not reading.
 pub(super) const WRITER_QUEUE: usize = 16 * 1024;
@@ -212,31 +214,36 @@ struct Writer {
 
 impl Writer {
     async fn run(&mut self, queue: &mut mpsc::Receiver<Outgoing>) -> io::Result<()> {
-        while let Some(outgoing) = queue.recv().await {
-            self.append(outgoing).await;
-            while self.buffer.len() < WRITE_BATCH_BYTES {
-                let Ok(more) = queue.try_recv() else { break };
-                self.append(more).await;
-            }
+        let mut batch = Vec::with_capacity(WRITE_BATCH_MESSAGES);
+        while queue.recv_many(&mut batch, WRITE_BATCH_MESSAGES).await > 0 {
+            self.append(&mut batch).await;
             self.write_out().await?;
         }
         Ok(())
     }
 
-    async fn append(&mut self, outgoing: Outgoing) {
-        match outgoing {
-            Outgoing::Message(message) => wire::encode(&message, &mut self.buffer),
-            Outgoing::Block(span) => {
-                let block = load(self.storage.get().cloned(), span).await;
-                if let Some(data) = &block {
-                    self.buffer.extend_from_slice(&wire::encode_piece_header(span));
-                    self.buffer.extend_from_slice(data);
+    /// Puts what is in `batch` into the buffer, in its order.
+    async fn append(&mut self, batch: &mut Vec<Outgoing>) {
+        let spans = batch.iter().filter_map(|outgoing| match outgoing {
+            Outgoing::Block(span) => Some(*span),
+            Outgoing::Message(_) | Outgoing::Hashes(_) => None,
+        });
+        let mut blocks = load(self.storage.get().cloned(), spans.collect()).await.into_iter();
+        for outgoing in batch.drain(..) {
+            match outgoing {
+                Outgoing::Message(message) => wire::encode(&message, &mut self.buffer),
+                Outgoing::Block(span) => {
+                    let block = blocks.next().flatten();
+                    if let Some(data) = &block {
+                        self.buffer.extend_from_slice(&wire::encode_piece_header(span));
+                        self.buffer.extend_from_slice(data);
+                    }
+                    self.sent.push((span, block.is_some()));
                 }
-                self.sent.push((span, block.is_some()));
-            }
-            Outgoing::Hashes(request) => {
-                let answer = prove(self.storage.get().cloned(), request).await;
-                wire::encode(&answer, &mut self.buffer);
+                Outgoing::Hashes(request) => {
+                    let answer = prove(self.storage.get().cloned(), request).await;
+                    wire::encode(&answer, &mut self.buffer);
+                }
             }
         }
     }
@@ -258,15 +265,43 @@ impl Writer {
     }
 }
 
-/// The block, if it is verified and can be read: from the page cache at once, else on a blocking thread.
-async fn load(storage: Option<Arc<TorrentStorage>>, span: BlockSpan) -> Option<Bytes> {
-    let storage = storage?;
-    let read = match storage.read_block_nowait(span) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            tokio::task::spawn_blocking(move || storage.read_block(span)).await.ok()?
+/// The blocks that are verified and can be read, in the order of `spans`: from the page cache at once, else on a
+/// blocking thread, all that are left in one go.
+async fn load(storage: Option<Arc<TorrentStorage>>, spans: Vec<BlockSpan>) -> Vec<Option<Bytes>> {
+    let Some(storage) = storage else { return vec![None; spans.len()] };
+    let mut blocks = Vec::with_capacity(spans.len());
+    for span in &spans {
+        match storage.read_block_nowait(*span) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            read => blocks.push(readable(*span, read)),
         }
-        read => read,
-    };
+    }
+    let rest = spans[blocks.len()..].to_vec();
+    if !rest.is_empty() {
+        let read = move || rest.chunk_by(follows).flat_map(|run| load_run(&storage, run)).collect::<Vec<_>>();
+        blocks.extend(tokio::task::spawn_blocking(read).await.unwrap_or_default());
+    }
+    blocks.resize(spans.len(), None);
+    blocks
+}
+
+/// Whether the second block lies right behind the first in the same piece.
+fn follows(first: &BlockSpan, second: &BlockSpan) -> bool {
+    first.piece == second.piece && first.end() == u64::from(second.begin)
+}
+
+/// Blocks that follow each other, read at once where all can be read.
+fn load_run(storage: &TorrentStorage, run: &[BlockSpan]) -> Vec<Option<Bytes>> {
+    if let [first, .., _] = run {
+        let whole = BlockSpan { len: run.iter().map(|span| span.len).sum(), ..*first };
+        if let Some(mut bytes) = readable(whole, storage.read_block(whole)) {
+            return run.iter().map(|span| Some(bytes.split_to(span.len as usize))).collect();
+        }
+    }
+    run.iter().map(|span| readable(*span, storage.read_block(*span))).collect()
+}
+
+fn readable(span: BlockSpan, read: io::Result<Option<Bytes>>) -> Option<Bytes> {
     read.unwrap_or_else(|error| {
         debug!(?span, %error, "block not readable");
         None

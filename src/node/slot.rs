@@ -25,7 +25,7 @@ pub(super) struct TorrentSlot {
     pub(super) trackers: Vec<Vec<String>>,
     /// Names of the sources that it may use; `None` for all.
     pub(super) sources: Option<Vec<String>>,
-    pub(super) fetched: Option<oneshot::Sender<Arc<Metainfo>>>,
+    pub(super) fetched: Option<oneshot::Sender<super::driver::Fetched>>,
     pub(super) metainfo: Option<Arc<Metainfo>>,
     /// Whether it has been said that everything is here.
     pub(super) is_complete: bool,
