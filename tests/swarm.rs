@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -238,6 +238,29 @@ fn get_and_cat_deliver_the_source() {
     let output = finish(&mut cat);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.stdout == fs::read(single.path("source/data.bin")).unwrap());
+}
+
+#[test]
+fn a_download_takes_its_room_once_and_is_mounted_from_where_it_lies() {
+    let data = Dataset::one_file(8 << 20, &[]);
+    let (store, out) = (data.path("store"), data.path("out"));
+    fs::create_dir(&out).unwrap();
+    {
+        let seeder = data.seeder("s1");
+        let peer = ["--discovery", "none", "--peer", &seeder.addr];
+        run(knot(&store).args(["get", &data.id, "-o"]).arg(&out).args(peer));
+    }
+    compare::whole(&data.path("source"), &out.join("source"));
+    let used: u64 = walkdir::WalkDir::new(store.join("cache"))
+        .into_iter()
+        .map(|entry| entry.unwrap().metadata().unwrap())
+        .filter(fs::Metadata::is_file)
+        .map(|metadata| metadata.blocks() * 512)
+        .sum();
+    assert_eq!(used, 0, "the cache keeps {used} bytes of a download of {}", 8 << 20);
+    // Without any peer.
+    let mount = Mount::new(&data.id, &data.path("mnt"), &store, &[], &[]);
+    compare::whole(&data.path("source"), &mount.at);
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct FileId {
     pub object: u32,
     /// Which file of it.
     pub file: u32,
+    /// Which of the files that were at its place, one after the other.
+    pub generation: u32,
 }
 
 /// Room on a disk, in bytes.
@@ -105,6 +107,11 @@ impl FileCache {
             return Err(io::Error::from_raw_os_error(28));
         }
         file.write_all_at(parts, offset)
+    }
+
+    /// Where `place` is.
+    pub fn path(&self, place: &Path) -> PathBuf {
+        self.dir.join(place)
     }
 
     /// Closes a file, so that the next use opens it again.

@@ -2,7 +2,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::*;
 
-const ID: FileId = FileId { object: 1, file: 0 };
+const ID: FileId = FileId { object: 1, file: 0, generation: 0 };
 
 fn cache() -> (tempfile::TempDir, FileCache) {
     let dir = tempfile::tempdir().unwrap();
@@ -52,14 +52,14 @@ fn what_was_just_written_needs_no_disk() {
 fn open_files_are_bounded_and_reopened() {
     let (_dir, cache) = cache();
     for file in 0..200 {
-        let id = FileId { object: 2, file };
+        let id = FileId { object: 2, file, generation: 0 };
         let handle = cache.create(id, 1, || format!("x/{file}").into()).unwrap();
         cache.write(&handle, &mut [IoSlice::new(&[file as u8])], 0).unwrap();
     }
     let open: usize = cache.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
     assert!(open <= 32, "{open} files open");
     for file in 0..200 {
-        let handle = cache.existing(FileId { object: 2, file }, || format!("x/{file}").into()).unwrap();
+        let handle = cache.existing(FileId { object: 2, file, generation: 0 }, || format!("x/{file}").into()).unwrap();
         let mut buf = Vec::new();
         handle.read_into(&mut buf, 1, 0).unwrap();
         assert_eq!(buf, [file as u8]);

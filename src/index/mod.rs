@@ -39,7 +39,8 @@ impl Index {
         conn.pragma_update(None, "journal_mode", "WAL")?;
         conn.pragma_update(None, "synchronous", "NORMAL")?;
         conn.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
-        Migrations::new(vec![M::up(include_str!("../../schema/0001_store.sql"))]).to_latest(&mut conn)?;
+        let steps = [include_str!("../../schema/0001_store.sql"), include_str!("../../schema/0002_seed_boot.sql")];
+        Migrations::new(steps.map(M::up).into()).to_latest(&mut conn)?;
         let boot = current_boot(&mut conn, boot_id)?;
         Ok(Self { conn, boot })
     }
@@ -203,8 +204,13 @@ impl Index {
     pub fn put_seed(&mut self, seed: &SeedRecord) -> Result<(), IndexError> {
         let tx = self.conn.transaction()?;
         tx.execute("DELETE FROM seed_files WHERE path = ?1", [&seed.path])?;
-        tx.prepare_cached("INSERT OR REPLACE INTO seeds (path, info_hash, pieces) VALUES (?1, ?2, ?3)")?
-            .execute(params![seed.path, seed.info_hash.as_bytes(), seed.pieces])?;
+        tx.prepare_cached("INSERT OR REPLACE INTO seeds (path, info_hash, pieces, boot) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![
+                seed.path,
+                seed.info_hash.as_bytes(),
+                seed.pieces,
+                if seed.synced { 0 } else { self.boot }
+            ])?;
         {
             let mut statement = tx.prepare_cached(
                 "INSERT INTO seed_files (path, file, size, mtime_ns, ctime_ns, inode) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -217,22 +223,34 @@ impl Index {
         Ok(tx.commit()?)
     }
 
-    /// What was last served from a path.
+    /// What was last served from a path; nothing if it may have been lost in a power cut since.
     ///
     /// # Errors
     /// When the index cannot be read.
     pub fn seed(&self, path: &[u8]) -> Result<Option<SeedRecord>, IndexError> {
-        let mut statement = self.conn.prepare_cached("SELECT info_hash, pieces FROM seeds WHERE path = ?1")?;
-        let found: Option<(InfoHash, Option<Vec<u8>>)> =
-            statement.query_row([path], |row| Ok((records::info_hash(row, 0)?, row.get(1)?))).optional()?;
-        let Some((info_hash, pieces)) = found else { return Ok(None) };
+        let mut statement = self
+            .conn
+            .prepare_cached("SELECT info_hash, pieces, boot FROM seeds WHERE path = ?1 AND boot IN (0, ?2)")?;
+        let found: Option<(InfoHash, Option<Vec<u8>>, u32)> = statement
+            .query_row(params![path, self.boot], |row| Ok((records::info_hash(row, 0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        let Some((info_hash, pieces, boot)) = found else { return Ok(None) };
         let mut statement = self.conn.prepare_cached(
             "SELECT size, mtime_ns, ctime_ns, inode, file FROM seed_files WHERE path = ?1 ORDER BY file",
         )?;
         let stamps = statement
             .query_map([path], |row| Ok((row.get(4)?, records::stamp(row)?)))?
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Some(SeedRecord { path: path.to_vec(), info_hash, pieces, stamps }))
+        Ok(Some(SeedRecord { path: path.to_vec(), info_hash, pieces, stamps, synced: boot == 0 }))
+    }
+
+    /// The paths that a torrent was served from.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn seed_paths(&self, info_hash: &InfoHash) -> Result<Vec<Vec<u8>>, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT path FROM seeds WHERE info_hash = ?1 ORDER BY path")?;
+        Ok(statement.query_map([info_hash.as_bytes()], |row| row.get(0))?.collect::<Result<Vec<_>, _>>()?)
     }
 
     /// Keeps that something is mounted.

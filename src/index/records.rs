@@ -73,6 +73,8 @@ pub struct SeedRecord {
     pub pieces: Option<Vec<u8>>,
     /// The files when they were hashed: (index in the torrent, stamp), ascending.
     pub stamps: Vec<(u32, FileStamp)>,
+    /// Whether the files are on the disk for sure. If not, the record is of no use after another boot.
+    pub synced: bool,
 }
 
 /// Something mounted.

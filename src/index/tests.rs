@@ -76,7 +76,13 @@ fn torrents_seeds_and_mounts_are_kept() {
     let sig = InfoId::Sig(crate::types::InfoSig([2; 64]));
     let signed = TorrentRecord { info_id: sig, ..unsigned.clone() };
     let stamp = FileStamp { size: 1, mtime_ns: 2, ctime_ns: 3, inode: 4 };
-    let seed = SeedRecord { path: b"/a\xff".to_vec(), info_hash, pieces: None, stamps: vec![(0, stamp), (2, stamp)] };
+    let seed = SeedRecord {
+        path: b"/a\xff".to_vec(),
+        info_hash,
+        pieces: None,
+        stamps: vec![(0, stamp), (2, stamp)],
+        synced: true,
+    };
     let mount = MountRecord { mountpoint: b"/mnt".to_vec(), info_id: vec![1; 32] };
     {
         let mut index = Index::open(&path, "a").unwrap();
@@ -91,6 +97,7 @@ fn torrents_seeds_and_mounts_are_kept() {
     assert_eq!(index.torrent(&sig).unwrap().as_ref(), Some(&signed));
     assert_eq!(index.seed(b"/a\xff").unwrap(), Some(seed));
     assert_eq!(index.seed(b"/b").unwrap(), None);
+    assert_eq!(index.seed_paths(&info_hash).unwrap(), [b"/a\xff"]);
     assert_eq!(index.mounts().unwrap(), [mount]);
     index.remove_mount(b"/mnt").unwrap();
     assert_eq!(index.mounts().unwrap(), []);

@@ -26,8 +26,6 @@ pub(super) struct OpenTorrent {
     pub(super) key: TorrentKey,
     pub(super) metainfo: Arc<Metainfo>,
     pub(super) storage: Arc<TorrentStorage>,
-    /// Whether it is served from the user's own files.
-    pub(super) in_place: bool,
     pub(super) commands: mpsc::Sender<Command>,
 }
 
@@ -58,6 +56,16 @@ impl TorrentContent {
             mpsc::error::TrySendError::Full(_) => ContentError::Unavailable("too many reads are waiting".to_owned()),
             mpsc::error::TrySendError::Closed(_) => ContentError::Closed,
         })
+    }
+}
+
+impl TorrentContent {
+    /// Replies, with no bytes, when part of a file is verified and here.
+    pub(super) fn fetch(&self, reader: ReaderId, file: FileIndex, offset: u64, len: u32, reply: ReadReply) {
+        let pending =
+            PendingRead::new(self.torrent.key, self.torrent.storage.clone(), reader, (file, offset, len), reply);
+        // A command that cannot be sent drops the read, which ends it.
+        let _ = self.send(Command::Read { read: ReadId(next_id()), pending: pending.without_bytes() });
     }
 }
 

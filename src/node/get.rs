@@ -1,9 +1,11 @@
 //! Writing a torrent out into a directory.
 //!
-//! Files grow under a hidden name beside their destination and get their real name when they are complete, so a
-//! half-written download is never mistaken for a whole one.
+//! What fits into the cache is fetched there, moved out when it is complete and served in place from then on: a download
+//! takes its room once. The rest is copied. Files are under a hidden name beside their destination and get their real
+//! name when they are complete, so a half-written download is never mistaken for a whole one.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,9 +18,10 @@ use tokio::sync::oneshot;
 
 use super::api::{ApiError, ErrorKind, Progress};
 use super::handle::{NodeHandle, ProgressSink, Torrent, blocking, destination, failure};
+use super::storage::TorrentStorage;
 use crate::metainfo::{Entry, EntryKind};
 use crate::types::{FileIndex, ReaderId};
-use crate::vfs::{Content, ContentError};
+use crate::vfs::{Content, ContentError, ReadReply};
 
 /// Bytes of one read.
 const CHUNK_LEN: u64 = 1 << 20;
@@ -27,48 +30,138 @@ const CHUNKS_AT_ONCE: usize = 16;
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Writes every entry of `torrent`, or those that are `selected`, below `dest`; the path of what was made.
-pub(super) async fn write_out(
-    node: &NodeHandle,
-    torrent: &Torrent,
-    dest: &Path,
-    selected: Option<&[FileIndex]>,
-    progress: &ProgressSink,
-) -> Result<PathBuf, ApiError> {
-    let target = destination(dest, &torrent.metainfo);
-    if target.symlink_metadata().is_ok() {
-        return Err(ApiError {
-            kind: ErrorKind::Usage,
-            message: format!(
-                "expected nothing at {}, but it exists: move it away or choose another -o",
-                target.display()
-            ),
-        });
-    }
-    let staging = dest.join(format!(".{}.knot-part", torrent.metainfo.name()));
-    let single = is_single_file(torrent);
-    let root = if single { dest.to_owned() } else { staging.clone() };
-    blocking({
-        let root = root.clone();
-        move || fs::create_dir_all(root)
-    })
-    .await?
-    .map_err(|error| io_error("create", &root, &error))?;
+/// What is to be written.
+pub(super) struct Order<'a> {
+    pub(super) node: &'a NodeHandle,
+    pub(super) torrent: &'a Torrent,
+    /// The entries that are wanted; `None` for all.
+    pub(super) selected: Option<&'a [FileIndex]>,
+    /// Whether all of it has room in the cache: then it is fetched there, and moved.
+    pub(super) fits: bool,
+}
 
-    let done = Arc::new(Meter::new(node.clone(), torrent.clone(), progress.clone()));
-    let is_wanted = |at: usize| selected.is_none_or(|selected| selected.contains(&FileIndex(at as u32)));
-    for (at, entry) in torrent.metainfo.entries().iter().enumerate().filter(|(at, _)| is_wanted(*at)) {
-        let path = if single { staging.clone() } else { root.join(entry.path.as_str()) };
-        write_entry(torrent, FileIndex(at as u32), entry, &path, &done).await?;
+/// Where things go.
+#[derive(Clone)]
+struct Places {
+    /// What it is called when it is complete.
+    target: PathBuf,
+    /// What it is called until then.
+    staging: PathBuf,
+    /// The directory that paths of entries are below.
+    root: PathBuf,
+    single: bool,
+}
+
+impl Places {
+    fn of(&self, entry: &Entry) -> PathBuf {
+        if self.single { self.staging.clone() } else { self.root.join(entry.path.as_str()) }
     }
-    let links = torrent.metainfo.clone();
-    blocking(move || make_links(links.entries(), &root)).await??;
-    blocking({
-        let (staging, target) = (staging, target.clone());
-        move || fs::rename(&staging, &target).map_err(|error| io_error("rename to", &target, &error))
-    })
-    .await??;
-    Ok(target)
+}
+
+impl Order<'_> {
+    /// Writes the entries below `dest`; the path of what was made.
+    pub(super) async fn write_out(&self, dest: &Path, progress: &ProgressSink) -> Result<PathBuf, ApiError> {
+        let places = self.places(dest)?;
+        let at = places.clone();
+        blocking(move || fs::create_dir_all(&at.root).map_err(|error| io_error("create", &at.root, &error))).await??;
+        let meter = Arc::new(Meter::new(self.node.clone(), self.torrent.clone(), progress.clone()));
+        if self.fits {
+            self.fetch(&meter).await?;
+            let (storage, at) = (self.torrent.source.torrent.storage.clone(), places.clone());
+            if blocking(move || move_out(&storage, &at)).await?? {
+                return Ok(places.target);
+            }
+            meter.restart();
+        }
+        let is_wanted = |at: usize| self.selected.is_none_or(|selected| selected.contains(&FileIndex(at as u32)));
+        for (at, entry) in self.torrent.metainfo.entries().iter().enumerate().filter(|(at, _)| is_wanted(*at)) {
+            write_entry(self.torrent, FileIndex(at as u32), entry, &places.of(entry), &meter).await?;
+        }
+        let (metainfo, at) = (self.torrent.metainfo.clone(), places.clone());
+        blocking(move || {
+            make_links(metainfo.entries(), &at.root)?;
+            fs::rename(&at.staging, &at.target).map_err(|error| io_error("rename to", &at.target, &error))
+        })
+        .await??;
+        Ok(places.target)
+    }
+
+    fn places(&self, dest: &Path) -> Result<Places, ApiError> {
+        let target = destination(dest, &self.torrent.metainfo);
+        if target.symlink_metadata().is_ok() {
+            return Err(ApiError {
+                kind: ErrorKind::Usage,
+                message: format!(
+                    "expected nothing at {}, but it exists: move it away or choose another -o",
+                    target.display()
+                ),
+            });
+        }
+        let staging = dest.join(format!(".{}.knot-part", self.torrent.metainfo.name()));
+        let single = is_single_file(self.torrent);
+        let root = if single { dest.to_owned() } else { staging.clone() };
+        Ok(Places { target, staging, root, single })
+    }
+
+    /// Waits until every byte is verified and here.
+    async fn fetch(&self, meter: &Arc<Meter>) -> Result<(), ApiError> {
+        let layout = self.torrent.metainfo.layout();
+        for file in (0..layout.file_count()).map(FileIndex) {
+            let (length, reader) = (layout.file_length(file), self.torrent.content.open(file));
+            let fetched = stream::iter(chunks(length))
+                .map(|offset| async move {
+                    let len = CHUNK_LEN.min(length - offset);
+                    let source = &self.torrent.source;
+                    answer(|reply| source.fetch(reader, file, offset, len as u32, reply)).await?;
+                    meter.add(len).await;
+                    Ok::<_, ApiError>(())
+                })
+                .buffer_unordered(CHUNKS_AT_ONCE)
+                .try_collect::<()>()
+                .await;
+            self.torrent.content.close(reader);
+            fetched?;
+        }
+        Ok(())
+    }
+}
+
+fn chunks(length: u64) -> impl Iterator<Item = u64> {
+    (0..length.div_ceil(CHUNK_LEN)).map(|chunk| chunk * CHUNK_LEN)
+}
+
+/// Moves what is complete in the cache to its place and serves it from there; false where it must be copied.
+fn move_out(storage: &TorrentStorage, places: &Places) -> Result<bool, ApiError> {
+    let Some(mut files) = storage.hand_over() else { return Ok(false) };
+    let entries = storage.metainfo().entries();
+    for (entry, at) in entries.iter().zip(0..) {
+        let path = places.of(entry);
+        match &entry.kind {
+            EntryKind::Directory => fs::create_dir_all(&path).map_err(|error| io_error("create", &path, &error))?,
+            // Links come last: nothing is ever written through one.
+            EntryKind::Symlink { .. } => {}
+            EntryKind::File { executable, .. } => {
+                let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+                // Left by a download that was broken off.
+                let _ = fs::remove_file(&path);
+                match made.and_then(|()| files.move_file(FileIndex(at), &path)) {
+                    Ok(()) if *executable => {
+                        make_executable(&path).map_err(|error| io_error("change", &path, &error))?
+                    }
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::CrossesDevices => return Ok(false),
+                    Err(error) => return Err(io_error("move to", &path, &error)),
+                }
+            }
+        }
+    }
+    make_links(entries, &places.root)?;
+    fs::rename(&places.staging, &places.target).map_err(|error| io_error("rename to", &places.target, &error))?;
+    // What is there is complete whether it can be served or not.
+    if let Err(error) = files.finish(&places.target) {
+        tracing::warn!("{error}");
+    }
+    Ok(true)
 }
 
 /// Whether the torrent is one file under its own name, not a directory.
@@ -108,13 +201,17 @@ fn create_file(path: &Path, executable: bool) -> Result<Arc<File>, ApiError> {
         }
         let file = File::create(path)?;
         if executable {
-            let mode = file.metadata()?.permissions().mode();
-            // Whoever may read it may run it.
-            file.set_permissions(fs::Permissions::from_mode(mode | (mode & 0o444) >> 2))?;
+            make_executable(path)?;
         }
         Ok(Arc::new(file))
     };
     make().map_err(|error| io_error("create", path, &error))
+}
+
+/// Whoever may read it may run it.
+fn make_executable(path: &Path) -> io::Result<()> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode | (mode & 0o444) >> 2))
 }
 
 fn make_links(entries: &[Entry], root: &Path) -> Result<(), ApiError> {
@@ -140,8 +237,7 @@ async fn copy_file(
 ) -> Result<(), ApiError> {
     let length = torrent.metainfo.layout().file_length(file);
     let reader = torrent.content.open(file);
-    let offsets = (0..length.div_ceil(CHUNK_LEN)).map(|chunk| chunk * CHUNK_LEN);
-    let copied = stream::iter(offsets)
+    let copied = stream::iter(chunks(length))
         .map(|offset| copy_chunk(&torrent.content, reader, file, offset, out.clone(), path, meter))
         .buffer_unordered(CHUNKS_AT_ONCE)
         .try_collect::<()>()
@@ -178,12 +274,16 @@ pub async fn read(
     offset: u64,
     len: u32,
 ) -> Result<Bytes, ApiError> {
+    answer(|reply| content.read(reader, file, offset, len, reply)).await
+}
+
+/// The answer to a read.
+async fn answer(read: impl FnOnce(ReadReply)) -> Result<Bytes, ApiError> {
     let (reply, answer) = oneshot::channel();
-    let to_answer = Box::new(move |result: Result<Bytes, ContentError>| {
+    read(Box::new(move |result: Result<Bytes, ContentError>| {
         // Whoever read may have gone.
         let _ = reply.send(result);
-    });
-    content.read(reader, file, offset, len, to_answer);
+    }));
     match answer.await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error @ ContentError::Unavailable(_))) => {
@@ -208,6 +308,11 @@ impl Meter {
         Self { node, torrent, progress, done: AtomicU64::new(0), reported: std::sync::Mutex::new(Instant::now()) }
     }
 
+    /// Counts from the start again.
+    fn restart(&self) {
+        self.done.store(0, Ordering::Relaxed);
+    }
+
     async fn add(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let due = {
@@ -226,6 +331,6 @@ impl Meter {
     }
 }
 
-fn io_error(action: &str, path: &Path, error: &std::io::Error) -> ApiError {
+fn io_error(action: &str, path: &Path, error: &io::Error) -> ApiError {
     failure(format!("cannot {action} {}: {error}", path.display()))
 }

@@ -67,6 +67,7 @@ pub struct Torrent {
     pub metainfo: Arc<Metainfo>,
     /// Its bytes.
     pub content: Arc<dyn Content>,
+    pub(super) source: Arc<TorrentContent>,
     pub(super) key: TorrentKey,
 }
 
@@ -101,8 +102,8 @@ impl NodeHandle {
             self.send(Command::Prefetch { torrent: key, prefetch: Prefetch::All }).await?;
         }
         let metainfo = torrent.metainfo.clone();
-        let content = Arc::new(TorrentContent { torrent, _entry: entry, read_timeout: request.read_timeout });
-        Ok(Torrent { info: info(&metainfo), metainfo, content, key })
+        let source = Arc::new(TorrentContent { torrent, _entry: entry, read_timeout: request.read_timeout });
+        Ok(Torrent { info: info(&metainfo), metainfo, content: source.clone(), source, key })
     }
 
     /// Mounts a torrent.
@@ -161,12 +162,12 @@ impl NodeHandle {
                 let Prepared { metainfo, storage } = seeding::prepare(&self.0.store, path, None, progress).await?;
                 let entry = self.0.registry.entry(metainfo.info_id());
                 let lead = Lead::of(metainfo.clone()).with_peers(&request.peers).await?;
-                let open = || self.open_with(&entry, metainfo, storage, true, request.discovery.clone());
+                let open = || self.open_with(&entry, metainfo, storage, request.discovery.clone());
                 let torrent = entry.torrent.get_or_try_init(open).await?.clone();
                 (entry, lead, torrent)
             }
         };
-        if !torrent.in_place {
+        if !torrent.storage.is_in_place() {
             return Err(failure(format!(
                 "expected to serve {} in place, but this node has it open from the cache: unmount it first, or seed \
                  with another --store",
@@ -187,10 +188,13 @@ impl NodeHandle {
         let torrent = self.open_lead(&lead, &add, &progress).await?;
         let selected = selects.then(|| torrent.metainfo.selected(&lead.select_only));
         // Fetching out of order pays only where nothing is evicted before it has been written.
-        if !selects && torrent.info.total_length <= self.0.store.cap_bytes() {
+        let fits = !selects && torrent.info.total_length <= self.0.store.cap_bytes();
+        if fits {
             self.send(Command::Prefetch { torrent: torrent.key, prefetch: Prefetch::All }).await?;
         }
-        let path = get::write_out(self, &torrent, &request.dest, selected.as_deref(), &progress).await?;
+        let selected = selected.as_deref();
+        let path =
+            get::Order { node: self, torrent: &torrent, selected, fits }.write_out(&request.dest, &progress).await?;
         Ok((torrent.info, path))
     }
 
@@ -265,7 +269,7 @@ impl NodeHandle {
     ) -> Result<Arc<OpenTorrent>, ApiError> {
         let cleanup = RemoveUnlessOpened { commands: &self.0.commands, torrent: Some(entry.key) };
         let metainfo = self.metainfo(entry.key, lead, request, progress).await?;
-        let (store, is_seed) = (self.0.store.clone(), in_place.is_some());
+        let store = self.0.store.clone();
         let storage = match in_place {
             Some(path) => seeding::prepare(&store, path, Some(metainfo.clone()), progress.clone()).await?.storage,
             None => {
@@ -274,7 +278,7 @@ impl NodeHandle {
                 storage.map_err(|error| failure(error.to_string()))?
             }
         };
-        let torrent = self.open_with(entry, metainfo, storage, is_seed, request.discovery.clone()).await?;
+        let torrent = self.open_with(entry, metainfo, storage, request.discovery.clone()).await?;
         cleanup.opened();
         Ok(torrent)
     }
@@ -284,7 +288,6 @@ impl NodeHandle {
         entry: &Arc<Entry>,
         metainfo: Arc<Metainfo>,
         storage: Arc<super::storage::TorrentStorage>,
-        in_place: bool,
         sources: Option<Vec<String>>,
     ) -> Result<Arc<OpenTorrent>, ApiError> {
         let hashes = [Some(metainfo.info_hash()), metainfo.v2_info_hash()].into_iter().flatten().map(InfoId::Hash);
@@ -298,7 +301,6 @@ impl NodeHandle {
             key: entry.key,
             metainfo: metainfo.clone(),
             storage: storage.clone(),
-            in_place,
             commands: self.0.commands.clone(),
         });
         storage.bind(entry.key);

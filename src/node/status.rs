@@ -37,7 +37,7 @@ fn torrent_status(id: &InfoId, open: Option<&OpenTorrent>, stats: TorrentStats) 
     let total_bytes = open.map_or(0, |torrent| torrent.metainfo.total_length());
     let state = match open {
         None => "metainfo",
-        Some(torrent) if torrent.in_place => "seed",
+        Some(torrent) if torrent.storage.is_in_place() => "seed",
         Some(_) if verified_bytes == total_bytes => "complete",
         Some(_) => "leech",
     };

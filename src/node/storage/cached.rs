@@ -204,10 +204,7 @@ impl Cached {
     }
 
     fn wanted_of_file(&self, file: FileIndex, range: Range<u64>) -> Option<Wanted<'_>> {
-        let (object, own) = match &self.objects {
-            Objects::Whole(object) => (object, file),
-            Objects::Files(files) => (files.get(file.0 as usize)?.get()?, FileIndex(0)),
-        };
+        let (object, own) = self.object_of_file(file)?;
         let layout = object.layout();
         let blocks: Vec<_> = layout.blocks_of_range(own, range.clone()).collect();
         // Bytes of the first block before the range: padding and those of other files, then those of this one.
@@ -246,6 +243,32 @@ impl Cached {
             parts: layout.parts(own).collect(),
             cut: start..start + span.len as usize,
         })
+    }
+
+    /// Every file of the torrent.
+    pub(super) fn files(&self) -> impl Iterator<Item = FileIndex> {
+        (0..self.metainfo.layout().file_count()).map(FileIndex)
+    }
+
+    /// Every object of which something may be here.
+    pub(super) fn objects(&self) -> Vec<&Arc<Object>> {
+        self.each_object().into_iter().map(|(object, _)| object).collect()
+    }
+
+    /// The object that `file` belongs to, if anything of it may be here, and which of its files that is.
+    pub(super) fn object_of_file(&self, file: FileIndex) -> Option<(&Arc<Object>, FileIndex)> {
+        match &self.objects {
+            Objects::Whole(object) => Some((object, file)),
+            Objects::Files(files) => Some((files.get(file.0 as usize)?.get()?, FileIndex(0))),
+        }
+    }
+
+    /// Whether part of a file is verified, on the disk or in memory.
+    pub(super) fn has_range(&self, file: FileIndex, range: Range<u64>) -> bool {
+        let Some((object, own)) = self.object_of_file(file) else { return false };
+        let mut blocks = object.layout().blocks_of_range(own, range);
+        blocks
+            .all(|block| object.is_verified(block) || self.shared.overlay.get(object, block).is_some_and(|held| held.1))
     }
 
     /// Part of a file, if all of it is verified.

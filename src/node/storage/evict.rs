@@ -163,7 +163,7 @@ impl Shared {
     }
 
     /// Commits that pieces are forgotten, with the reserve where the disk is full.
-    fn forget(&self, batch: &Batch) -> Result<(), IndexError> {
+    pub(super) fn forget(&self, batch: &Batch) -> Result<(), IndexError> {
         let mut index = lock(&self.index);
         let result = match index.commit(batch, Durability::Disk) {
             Err(IndexError::Full) => {

@@ -86,6 +86,11 @@ impl InPlace {
         self.trust(|_| true, |file| self.files.scanned(file));
     }
 
+    /// Takes every piece as good whose files are there: they were verified before they were put there.
+    pub(super) fn trust_now(&self) {
+        self.trust(|_| true, |file| self.files.guard(file).ok());
+    }
+
     /// Takes the pieces as good that were when the index was told, as far as their files look the same.
     pub(super) fn trust_record(&self, record: &SeedRecord) {
         let good = record.pieces.as_ref().map(|bytes| Bitfield::from_bytes(bytes, self.metainfo.piece_count()));
@@ -144,11 +149,12 @@ impl InPlace {
         if stopped.load(SeqCst) {
             return Err(StorageError::Cancelled);
         }
-        self.save()
+        self.save(true)
     }
 
-    /// Tells the index what is good, so that the next start need not hash it.
-    pub(super) fn save(&self) -> Result<(), StorageError> {
+    /// Tells the index what is good, so that the next start need not hash it; `synced` if the files are on the disk for
+    /// sure.
+    pub(super) fn save(&self, synced: bool) -> Result<(), StorageError> {
         use std::os::unix::ffi::OsStrExt as _;
         let good = self.good_pieces();
         let stamps = read(&self.stamps).iter().zip(0..).filter_map(|(stamp, file)| Some((file, (*stamp)?))).collect();
@@ -157,6 +163,7 @@ impl InPlace {
             info_hash: self.metainfo.info_hash(),
             pieces: (!good.is_full()).then(|| good.as_bytes().to_vec()),
             stamps,
+            synced,
         };
         Ok(lock(&self.shared.index).put_seed(&record)?)
     }

@@ -17,6 +17,7 @@ mod cached;
 mod error;
 mod evict;
 mod flush;
+mod hand_over;
 mod in_place;
 mod io;
 mod leaves;
@@ -49,7 +50,7 @@ pub(super) use torrent::TorrentStorage;
 
 /// Where the bytes of a torrent come from.
 pub(super) enum Source {
-    /// Peers; they are kept in the cache.
+    /// Peers; they are kept in the cache. What the index knows to lie with the user is served from there.
     Cache,
     /// The user's own files, served where they lie. Parts that do not match are fetched into the cache like others.
     InPlace {
@@ -145,12 +146,33 @@ impl Store {
         // The cap may be a smaller one than the last time. Not before its least size is known, which depends on pieces.
         self.shared.wake(|wake| wake.room = true);
         let in_place = match source {
-            Source::Cache => None,
+            Source::Cache => self.remembered(&name, &metainfo)?,
             Source::InPlace { path, files, is_fresh } => {
                 Some(self.in_place(name.clone(), metainfo.clone(), path, files, is_fresh)?)
             }
         };
         Ok(Arc::new(TorrentStorage::new(metainfo, name, cached, in_place)))
+    }
+
+    /// What the index knows to lie with the user of a torrent, if its files are still there.
+    fn remembered(
+        &self,
+        name: &Arc<OnceLock<crate::types::TorrentKey>>,
+        metainfo: &Arc<Metainfo>,
+    ) -> Result<Option<InPlace>, StorageError> {
+        use std::os::unix::ffi::OsStringExt as _;
+        let paths = lock(&self.shared.index).seed_paths(&metainfo.info_hash())?;
+        for path in paths {
+            let Some(record) = lock(&self.shared.index).seed(&path)? else { continue };
+            let path = PathBuf::from(std::ffi::OsString::from_vec(path));
+            let Ok(files) = TreeSource::for_metainfo(&path, metainfo) else { continue };
+            let in_place = InPlace::new(self.shared.clone(), name.clone(), metainfo.clone(), path, files);
+            in_place.trust_record(&record);
+            if in_place.good_bytes() > 0 {
+                return Ok(Some(in_place));
+            }
+        }
+        Ok(None)
     }
 
     fn in_place(
@@ -167,7 +189,7 @@ impl Store {
         let in_place = InPlace::new(self.shared.clone(), name, metainfo, path, files);
         if is_fresh {
             in_place.trust_scan();
-            in_place.save()?;
+            in_place.save(true)?;
         } else if let Some(record) = record {
             in_place.trust_record(&record);
         }

@@ -120,6 +120,8 @@ pub(super) struct Object {
     written: Bits,
     slots: Box<[Slot]>,
     files: Box<[AtomicU8]>,
+    /// Counts how often its files were given away: what was opened before is of another generation.
+    generation: AtomicU32,
     /// Counts how often blocks were taken away: who reads compares it before and after.
     epoch: AtomicU64,
     /// Verified bytes of each file.
@@ -146,6 +148,7 @@ impl Object {
             written: Bits::new(layout.block_numbers()),
             slots,
             files,
+            generation: AtomicU32::new(0),
             epoch: AtomicU64::new(0),
             verified_bytes: (0..layout.file_count()).map(|_| AtomicU64::new(0)).collect(),
             used: AtomicBool::new(false),
@@ -208,7 +211,7 @@ impl Object {
     }
 
     pub(super) fn file_id(&self, file: FileIndex) -> FileId {
-        FileId { object: self.id, file: file.0 }
+        FileId { object: self.id, file: file.0, generation: self.generation.load(SeqCst) }
     }
 
     /// Where `file` lies under the cache directory.
@@ -217,6 +220,11 @@ impl Object {
             Shape::File(_) => self.key.as_str().into(),
             Shape::Torrent(_) => format!("{}/{}/{}", self.key, file.0 >> 12, file.0).into(),
         }
+    }
+
+    /// Notes that its files belong to somebody else now: files at their places are new ones.
+    pub(super) fn start_generation(&self) {
+        self.generation.fetch_add(1, SeqCst);
     }
 
     pub(super) fn slot(&self, piece: PieceIndex) -> &Slot {

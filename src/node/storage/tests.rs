@@ -2,6 +2,7 @@
 
 mod damage;
 mod eviction;
+mod hand_over;
 mod in_place;
 mod keeping;
 mod padding;

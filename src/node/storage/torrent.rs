@@ -19,7 +19,7 @@ pub(crate) struct TorrentStorage {
     metainfo: Arc<Metainfo>,
     torrent: Arc<OnceLock<TorrentKey>>,
     cached: Cached,
-    in_place: Option<InPlace>,
+    in_place: OnceLock<InPlace>,
 }
 
 impl TorrentStorage {
@@ -29,12 +29,35 @@ impl TorrentStorage {
         cached: Cached,
         in_place: Option<InPlace>,
     ) -> Self {
+        let in_place = in_place.map_or_else(OnceLock::new, OnceLock::from);
         Self { metainfo, torrent, cached, in_place }
     }
 
     /// Names the torrent in events; before that, it has none. Once only.
     pub(crate) fn bind(&self, torrent: TorrentKey) {
         let _ = self.torrent.set(torrent);
+    }
+
+    pub(super) fn name(&self) -> &Arc<OnceLock<TorrentKey>> {
+        &self.torrent
+    }
+
+    pub(super) fn cached(&self) -> &Cached {
+        &self.cached
+    }
+
+    pub(super) fn in_place(&self) -> Option<&InPlace> {
+        self.in_place.get()
+    }
+
+    /// Serves from files of the user from now on. Once only.
+    pub(super) fn serve_in_place(&self, in_place: InPlace) {
+        let _ = self.in_place.set(in_place);
+    }
+
+    /// Whether files of the user are served where they lie.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.in_place.get().is_some()
     }
 
     /// What the bytes are verified with.
@@ -49,14 +72,14 @@ impl TorrentStorage {
     /// # Errors
     /// [`StorageError::Cancelled`] when `on_progress` breaks it off; or when the index cannot be written.
     pub(crate) fn check(&self, on_progress: &OnCheck<'_>) -> Result<(), StorageError> {
-        self.in_place.as_ref().map_or(Ok(()), |in_place| in_place.check(on_progress))
+        self.in_place.get().map_or(Ok(()), |in_place| in_place.check(on_progress))
     }
 
     /// The verified blocks, by [`crate::metainfo::Layout::block_number`]. Those of nothing but padding always are.
     pub(crate) fn verified(&self) -> Bitfield {
         let mut bits = Bitfield::new(self.metainfo.layout().block_numbers());
         self.cached.add_verified(&mut bits);
-        if let Some(in_place) = &self.in_place {
+        if let Some(in_place) = self.in_place.get() {
             in_place.add_verified(&mut bits);
         }
         let layout = self.metainfo.layout();
@@ -68,17 +91,17 @@ impl TorrentStorage {
 
     /// Verified bytes on this machine; of what is served in place and lies in the cache too, those in place.
     pub(crate) fn verified_bytes(&self) -> u64 {
-        self.in_place.as_ref().map_or(0, InPlace::good_bytes).max(self.cached.verified_bytes())
+        self.in_place.get().map_or(0, InPlace::good_bytes).max(self.cached.verified_bytes())
     }
 
     /// Whether every byte is verified and here: all in place, or all in the cache. Costs little.
     pub(crate) fn is_complete(&self) -> bool {
-        self.in_place.as_ref().is_some_and(InPlace::is_complete) || self.cached.is_complete()
+        self.in_place.get().is_some_and(InPlace::is_complete) || self.cached.is_complete()
     }
 
     /// Verified bytes of `file` on this machine.
     pub(crate) fn cached_bytes(&self, file: FileIndex) -> u64 {
-        let in_place = self.in_place.as_ref().map_or(0, |in_place| in_place.good_bytes_of(file));
+        let in_place = self.in_place.get().map_or(0, |in_place| in_place.good_bytes_of(file));
         in_place.max(self.cached.cached_bytes(file))
     }
 
@@ -93,7 +116,7 @@ impl TorrentStorage {
         if offset >= end {
             return Ok(Some(Bytes::new()));
         }
-        if let Some(in_place) = &self.in_place {
+        if let Some(in_place) = self.in_place.get() {
             let slice = FileSlice { file, offset, len: (end - offset) as u32 };
             let pieces = layout.pieces_of_range(file, offset..end);
             if let Some(bytes) = in_place.read(pieces, &[Part::File(slice)]) {
@@ -101,6 +124,16 @@ impl TorrentStorage {
             }
         }
         Ok(self.cached.read_file(file, offset..end)?.map(Bytes::from))
+    }
+
+    /// Whether all bytes `offset .. offset + len` of `file` are verified and here.
+    pub(crate) fn has_range(&self, file: FileIndex, offset: u64, len: u32) -> bool {
+        let layout = self.metainfo.layout();
+        let end = offset.saturating_add(u64::from(len)).min(layout.file_length(file));
+        let mut pieces = layout.pieces_of_range(file, offset..end).map(PieceIndex);
+        offset >= end
+            || self.in_place.get().is_some_and(|in_place| pieces.all(|piece| in_place.is_good(piece)))
+            || self.cached.has_range(file, offset..end)
     }
 
     /// The bytes of `span`, inside one piece, if all of them are verified. As [`TorrentStorage::read_verified`].
@@ -111,7 +144,7 @@ impl TorrentStorage {
         if !self.metainfo.layout().contains(span) {
             return Ok(None);
         }
-        if let Some(in_place) = &self.in_place {
+        if let Some(in_place) = self.in_place.get() {
             let parts: Vec<_> = self.metainfo.layout().parts(span).collect();
             if let Some(bytes) = in_place.read(span.piece.0..span.piece.0 + 1, &parts) {
                 return Ok(Some(bytes.into()));
@@ -125,7 +158,7 @@ impl TorrentStorage {
     /// # Errors
     /// Of kind `WouldBlock` when it may: call [`TorrentStorage::read_block`] from a thread that may wait.
     pub(crate) fn read_block_nowait(&self, span: BlockSpan) -> io::Result<Option<Bytes>> {
-        if self.in_place.is_some() {
+        if self.in_place.get().is_some() {
             // Files of the user may lie anywhere.
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -135,7 +168,7 @@ impl TorrentStorage {
     /// Keeps blocks that came from peers; what became of each, in their order. Writes to the page cache, and evicts
     /// when the cache is full. Each span must be exactly a block, and its data as long: else the verdict is `Failed`.
     pub(crate) fn write_blocks(&self, blocks: &[(BlockSpan, Bytes)]) -> Vec<Verdict> {
-        let Some(in_place) = &self.in_place else { return self.cached.write_blocks(blocks) };
+        let Some(in_place) = self.in_place.get() else { return self.cached.write_blocks(blocks) };
         let is_here: Vec<bool> = blocks.iter().map(|(span, _)| in_place.is_good(span.piece)).collect();
         let missing = blocks.iter().zip(&is_here).filter(|(_, is_here)| !**is_here).map(|(block, _)| block.clone());
         let mut verdicts = self.cached.write_blocks(&missing.collect::<Vec<_>>()).into_iter();
@@ -161,7 +194,7 @@ impl TorrentStorage {
     /// # Errors
     /// When the system fails to read what is there.
     pub(crate) fn leaves(&self, piece: PieceIndex) -> Result<Option<Leaves>, StorageError> {
-        if let Some(leaves) = self.in_place.as_ref().and_then(|in_place| in_place.leaves(piece)) {
+        if let Some(leaves) = self.in_place.get().and_then(|in_place| in_place.leaves(piece)) {
             return Ok(Some(leaves));
         }
         self.cached.leaves(piece)
