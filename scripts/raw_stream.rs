@@ -1,7 +1,7 @@
 //! The yardstick of `scripts/bench`: a file over one libp2p stream, between two processes, without knot's engine.
 //!
-//! `raw-stream serve FILE` prints its address and serves; `raw-stream fetch ADDR LEN` reads LEN bytes, throws them
-//! away and prints the seconds that it took from the first to the last byte.
+//! `raw-stream serve FILE` prints its address and serves; `raw-stream fetch ADDR LEN [FILE]` reads LEN bytes,
+//! throws them away or writes them to a new file, and prints the seconds that it took from the first to the last byte.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -19,8 +19,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", file] => serve(file).await,
-        ["fetch", addr, len] => fetch(addr, len.parse()?).await,
-        _ => Err("expected `serve FILE` or `fetch ADDR LEN`".into()),
+        ["fetch", addr, len] => fetch(addr, len.parse()?, None).await,
+        ["fetch", addr, len, file] => fetch(addr, len.parse()?, Some(std::fs::File::create_new(file)?)).await,
+        _ => Err("expected `serve FILE` or `fetch ADDR LEN [FILE]`".into()),
     }
 }
 
@@ -56,7 +57,7 @@ async fn serve(file: &str) -> Result<(), Box<dyn Error>> {
 }
 
 #[allow(clippy::print_stdout)]
-async fn fetch(addr: &str, len: u64) -> Result<(), Box<dyn Error>> {
+async fn fetch(addr: &str, len: u64, mut file: Option<std::fs::File>) -> Result<(), Box<dyn Error>> {
     let swarm = start().await?;
     let mut peer = swarm.transport().dial(addr.parse()?, SwarmId([0; 20])).await?;
     peer.io.write_all(&[1]).await?;
@@ -67,7 +68,12 @@ async fn fetch(addr: &str, len: u64) -> Result<(), Box<dyn Error>> {
     while got < len {
         match peer.io.read(&mut chunk).await? {
             0 => return Err(format!("the stream ended after {got} of {len} bytes").into()),
-            read => got += read as u64,
+            read => {
+                if let Some(file) = &mut file {
+                    std::io::Write::write_all(file, &chunk[..read])?;
+                }
+                got += read as u64;
+            }
         }
     }
     println!("{}", started.elapsed().as_secs_f64());

@@ -77,6 +77,11 @@ fn mounts_what_libtorrent_seeds_by_file_magnet_and_infohash() {
     let magnet = format!("magnet:?xt=urn:btih:{hash}&dn=data&x.pe={}", seed.addr);
     world.mounts("by-magnet", &magnet, "127.0.1.3", &NO_SOURCES);
     world.mounts("by-hash", &hash, "127.0.1.4", &[&NO_SOURCES[..], &peer].concat());
+    // Without encryption the streams are read by other code of that client, which wants another handshake.
+    let plain = Libtorrent::start(&world.here(), "127.0.1.5", "disabled", &torrent, &[]).complete();
+    let peer = ["--peer", &plain.addr.to_string()];
+    world.mounts("plain-by-file", &torrent, "127.0.1.6", &[&NO_SOURCES[..], &peer].concat());
+    world.mounts("plain-by-hash", &hash, "127.0.1.7", &[&NO_SOURCES[..], &peer].concat());
 }
 
 #[test]

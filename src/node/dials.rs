@@ -8,7 +8,8 @@ use tracing::debug;
 use super::driver::Event;
 use super::peer::{self, Established};
 use crate::transports::Transport;
-use crate::types::{PeerAddr, SwarmId, TorrentKey, WirePeerId};
+use crate::types::{PeerAddr, TorrentKey};
+use crate::wire::Handshake;
 
 /// Dials at once.
 const DIALS_AT_ONCE: usize = 64;
@@ -16,27 +17,26 @@ const DIALS_AT_ONCE: usize = 64;
 /// Dials peers and shakes hands with them.
 pub(super) struct Dialler {
     pub(super) transports: Vec<Arc<dyn Transport>>,
-    pub(super) peer_id: WirePeerId,
     pub(super) events: mpsc::Sender<Event>,
     turns: Arc<Semaphore>,
 }
 
 impl Dialler {
-    pub(super) fn new(transports: Vec<Arc<dyn Transport>>, peer_id: WirePeerId, events: mpsc::Sender<Event>) -> Self {
-        Self { transports, peer_id, events, turns: Arc::new(Semaphore::new(DIALS_AT_ONCE)) }
+    pub(super) fn new(transports: Vec<Arc<dyn Transport>>, events: mpsc::Sender<Event>) -> Self {
+        Self { transports, events, turns: Arc::new(Semaphore::new(DIALS_AT_ONCE)) }
     }
 
-    /// Dials `addr` for the first of `swarms` that the peer shakes hands for; how that ends comes as an event.
-    pub(super) fn dial(&self, torrent: TorrentKey, addr: PeerAddr, swarms: Vec<SwarmId>) {
+    /// Dials `addr` with the first of `handshakes` that the peer returns; how that ends comes as an event.
+    pub(super) fn dial(&self, torrent: TorrentKey, addr: PeerAddr, handshakes: Vec<Handshake>) {
         let transport = self.transports.iter().find(|transport| transport.can_dial(&addr)).cloned();
-        let (events, turns, peer_id) = (self.events.clone(), self.turns.clone(), self.peer_id);
+        let (events, turns) = (self.events.clone(), self.turns.clone());
         tokio::spawn(async move {
             let attempt = async {
                 let _turn = turns.acquire().await.map_err(|error| error.to_string())?;
                 let transport = transport.ok_or("no transport for this kind of address")?;
                 let mut refused = "no swarm to look for the peer in".to_owned();
-                for swarm in swarms {
-                    match meet(&*transport, torrent, &addr, swarm, peer_id).await {
+                for handshake in handshakes {
+                    match meet(&*transport, torrent, &addr, handshake).await {
                         Ok(established) => return Ok(established),
                         Err(error) => refused = error,
                     }
@@ -59,9 +59,8 @@ async fn meet(
     transport: &dyn Transport,
     torrent: TorrentKey,
     addr: &PeerAddr,
-    swarm: SwarmId,
-    peer_id: WirePeerId,
+    handshake: Handshake,
 ) -> Result<Established, String> {
-    let stream = transport.dial(addr.clone(), swarm).await.map_err(|error| error.to_string())?;
-    peer::greet(stream, torrent, swarm, peer_id).await.map_err(|error| error.to_string())
+    let stream = transport.dial(addr.clone(), handshake.swarm).await.map_err(|error| error.to_string())?;
+    peer::greet(stream, torrent, &handshake).await.map_err(|error| error.to_string())
 }

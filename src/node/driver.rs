@@ -160,7 +160,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(parts: Parts) -> Self {
         let jobs = Jobs::new(parts.events.clone());
-        let dialler = Dialler::new(parts.transports.clone(), parts.peer_id, parts.events.clone());
+        let dialler = Dialler::new(parts.transports.clone(), parts.events.clone());
         Self {
             parts,
             conns: HashMap::new(),
@@ -474,8 +474,8 @@ impl Driver {
 
     fn dial(&self, torrent: TorrentKey, addr: PeerAddr) {
         if let Some(slot) = self.torrents.get(&torrent) {
-            let swarms = slot.swarms_for(&addr);
-            self.dialler.dial(torrent, addr, swarms);
+            let handshakes = slot.handshakes_for(&addr, self.parts.peer_id);
+            self.dialler.dial(torrent, addr, handshakes);
         }
     }
 }

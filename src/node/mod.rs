@@ -189,7 +189,7 @@ async fn accept(
         };
         let (swarms, events) = (swarms.clone(), events.clone());
         tokio::spawn(async move {
-            match peer::welcome(stream, peer_id, |swarm| swarms.find(swarm)).await {
+            match peer::welcome(stream, |swarm| swarms.welcome(swarm, peer_id)).await {
                 Ok(established) => {
                     let _ = events.send(Event::Established(established)).await;
                 }

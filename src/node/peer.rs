@@ -18,7 +18,7 @@ use tracing::debug;
 use super::driver::Event;
 use super::storage::TorrentStorage;
 use crate::transports::{ByteStream, PeerStream};
-use crate::types::{BLOCK_LEN, BlockSpan, ConnId, PeerAddr, PeerIdentity, SwarmId, TorrentKey, WirePeerId};
+use crate::types::{BLOCK_LEN, BlockSpan, ConnId, PeerAddr, PeerIdentity, SwarmId, TorrentKey};
 use crate::wire::{self, Decoder, Frame, HANDSHAKE_LEN, Handshake, HashRequest, Message};
 
 /// How long a handshake may take, each way.
@@ -67,14 +67,10 @@ pub(super) struct ReceivedBlock {
 }
 
 /// Shakes hands on a stream that this side opened.
-pub(super) async fn greet(
-    mut stream: PeerStream,
-    torrent: TorrentKey,
-    swarm: SwarmId,
-    peer_id: WirePeerId,
-) -> io::Result<Established> {
+pub(super) async fn greet(mut stream: PeerStream, torrent: TorrentKey, own: &Handshake) -> io::Result<Established> {
+    let swarm = own.swarm;
     let handshake = exchange(async {
-        stream.io.write_all(&Handshake::new(swarm, peer_id).encode()).await?;
+        stream.io.write_all(&own.encode()).await?;
         stream.io.flush().await?;
         read_handshake(&mut stream.io).await
     })
@@ -85,17 +81,16 @@ pub(super) async fn greet(
     Ok(established(stream, torrent, handshake, true))
 }
 
-/// Shakes hands on a stream that a peer opened; `find` says which torrent a swarm id belongs to.
+/// Shakes hands on a stream that a peer opened; `find` says which torrent a swarm id belongs to, and what to answer.
 pub(super) async fn welcome(
     mut stream: PeerStream,
-    peer_id: WirePeerId,
-    find: impl Fn(SwarmId) -> Option<TorrentKey>,
+    find: impl Fn(SwarmId) -> Option<(TorrentKey, Handshake)>,
 ) -> io::Result<Established> {
     let (torrent, handshake) = exchange(async {
         let handshake = read_handshake(&mut stream.io).await?;
-        let torrent =
+        let (torrent, own) =
             find(handshake.swarm).ok_or_else(|| invalid(format!("swarm {} is not served here", handshake.swarm)))?;
-        stream.io.write_all(&Handshake::new(handshake.swarm, peer_id).encode()).await?;
+        stream.io.write_all(&own.encode()).await?;
         stream.io.flush().await?;
         Ok((torrent, handshake))
     })

@@ -10,7 +10,8 @@ use super::content::OpenTorrent;
 use super::tally::Tally;
 use crate::discovery::Progress;
 use crate::transports::mse::ServedSwarms;
-use crate::types::{InfoId, SwarmId, TorrentKey};
+use crate::types::{InfoId, SwarmId, TorrentKey, WirePeerId};
+use crate::wire::Handshake;
 
 /// The torrent behind each swarm id that is served.
 #[derive(Default)]
@@ -23,12 +24,14 @@ pub(super) struct Swarms {
 struct Served {
     torrent: TorrentKey,
     tally: Arc<Tally>,
+    speaks_hashes: bool,
 }
 
 impl Swarms {
-    pub(super) fn insert(&self, swarm: SwarmId, torrent: TorrentKey, tally: Arc<Tally>) {
+    /// Serves a torrent under an id; `speaks_hashes` if its peers may ask for hashes.
+    pub(super) fn insert(&self, swarm: SwarmId, torrent: TorrentKey, tally: Arc<Tally>, speaks_hashes: bool) {
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
-        by_id.insert(swarm, Served { torrent, tally });
+        by_id.insert(swarm, Served { torrent, tally, speaks_hashes });
         self.served.insert(swarm);
     }
 
@@ -45,6 +48,14 @@ impl Swarms {
 
     pub(super) fn find(&self, swarm: SwarmId) -> Option<TorrentKey> {
         self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(&swarm).map(|served| served.torrent)
+    }
+
+    /// The torrent of a swarm, and how to shake hands with those who come for it.
+    pub(super) fn welcome(&self, swarm: SwarmId, peer_id: WirePeerId) -> Option<(TorrentKey, Handshake)> {
+        let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+        let served = by_id.get(&swarm)?;
+        let handshake = Handshake::new(swarm, peer_id);
+        Some((served.torrent, if served.speaks_hashes { handshake } else { handshake.without_hashes() }))
     }
 
     /// How far the torrent of a swarm is; of one that is not served, nothing.

@@ -9,7 +9,8 @@ use super::registry::Swarms;
 use super::tally::Tally;
 use crate::discovery::{JoinOptions, Source};
 use crate::metainfo::{Form, Metainfo};
-use crate::types::{InfoId, PeerAddr, SwarmId, TorrentKey};
+use crate::types::{InfoId, PeerAddr, SwarmId, TorrentKey, WirePeerId};
+use crate::wire::Handshake;
 
 /// Addresses of which it is remembered in which swarm they were found.
 const MAX_FOUND: usize = 4096;
@@ -67,7 +68,7 @@ impl TorrentSlot {
         }
         for swarm in swarms {
             if !self.joined.contains(swarm) {
-                meeting.swarms.insert(*swarm, self.key, self.tally.clone());
+                meeting.swarms.insert(*swarm, self.key, self.tally.clone(), self.speaks_hashes());
                 self.joined.push(*swarm);
             }
         }
@@ -137,10 +138,29 @@ impl TorrentSlot {
         self.found_in.insert(addr.clone(), swarm);
     }
 
+    /// Whether peers may ask for hashes. Not those of a v1 torrent, nor of a hybrid one, which is used as v1: clients
+    /// take the offer as one to change to v2, and close the stream of who cannot.
+    fn speaks_hashes(&self) -> bool {
+        match (&self.metainfo, &self.id) {
+            (Some(metainfo), _) => metainfo.form() == Form::Native,
+            (None, InfoId::Hash(hash)) => hash.as_bytes().len() == 32,
+            (None, InfoId::Sig(_)) => true,
+        }
+    }
+
+    /// The handshakes to try with a peer, likely ones first.
+    pub(super) fn handshakes_for(&self, addr: &PeerAddr, peer_id: WirePeerId) -> Vec<Handshake> {
+        let handshake = |swarm| match self.speaks_hashes() {
+            true => Handshake::new(swarm, peer_id),
+            false => Handshake::new(swarm, peer_id).without_hashes(),
+        };
+        self.swarms_for(addr).into_iter().map(handshake).collect()
+    }
+
     /// The swarms to try with a peer, likely ones first: that in which it was found; else the ordinary one for an
     /// address of a BitTorrent client, and knot's own for a libp2p one. A peer that knows a torrent by its metainfo is
     /// in all of its swarms, so one try is enough where the metainfo is known.
-    pub(super) fn swarms_for(&self, addr: &PeerAddr) -> Vec<SwarmId> {
+    fn swarms_for(&self, addr: &PeerAddr) -> Vec<SwarmId> {
         if let Some(swarm) = self.found_in.get(addr).filter(|swarm| self.joined.contains(swarm)) {
             return vec![*swarm];
         }
