@@ -86,7 +86,10 @@ impl Bar {
 /// What is missing before a torrent can be used.
 fn waits_for(wait: &MetainfoWait) -> String {
     let asked = if wait.sources.is_empty() { "nobody".to_owned() } else { wait.sources.join(", ") };
-    let MetainfoWait { peers, found, .. } = wait;
+    let MetainfoWait { peers, found, pieces, .. } = wait;
+    if let Some((here, all)) = pieces {
+        return format!("fetching the metainfo, {here} of {all} pieces, from {peers} of {found} peers");
+    }
     match (peers, found) {
         (0, 0) => format!("waiting for peers, asking {asked}"),
         (0, _) => format!("waiting for one of {found} peers to answer, asking {asked}"),

@@ -70,6 +70,13 @@ struct Assembly {
     progress: Instant,
 }
 
+impl MetainfoFetch {
+    /// Pieces that have come and all of them, from the peer that has sent most.
+    pub(super) fn pieces(&self) -> Option<(u32, u32)> {
+        self.running.values().map(|one| (one.received, one.pieces.len() as u32)).max()
+    }
+}
+
 /// A piece to ask a peer for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PieceAsk {

@@ -248,6 +248,9 @@ pub struct MetainfoWait {
     pub found: usize,
     /// Names of the sources that were asked.
     pub sources: Vec<String>,
+    /// Pieces of the metainfo that have come, and all of them, once a peer sends some.
+    #[serde(default)]
+    pub pieces: Option<(u32, u32)>,
 }
 
 /// Why the node refused, with the exit code that a command should leave with.

@@ -344,6 +344,7 @@ impl NodeHandle {
             peers: stats.peers.len(),
             found: stats.known_addresses,
             sources: names.filter(is_asked).map(str::to_owned).collect(),
+            pieces: stats.metainfo_pieces,
         }
     }
 }

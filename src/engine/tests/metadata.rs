@@ -91,7 +91,13 @@ fn a_magnet_link_becomes_a_torrent_with_the_info_of_an_ordinary_client() {
     let ours = handshakes(&greeting).remove(0);
     assert!(ours.extensions.contains_key(UT_METADATA) && ours.metadata_size.is_none(), "it may come to have it");
     assert_eq!(ours.your_ip, Some([10, 0, 0, 1].into()));
-    let out = offer(&mut lab, CONN, Some(info.len() as u64), None);
+    let mut out = offer(&mut lab, CONN, Some(info.len() as u64), None);
+    let all = info.len().div_ceil(METADATA_PIECE_LEN as usize) as u32;
+    assert_eq!(lab.stats().metainfo_pieces, Some((0, all)));
+    let (_, number, piece) = asked(&out)[0];
+    out.retain(|other| asked(std::slice::from_ref(other)) != [(CONN, number, piece)]);
+    answer(&mut lab, CONN, UT_METADATA_ID, piece, &info);
+    assert_eq!(lab.stats().metainfo_pieces, Some((1, all)));
     let out = answer_all(&mut lab, out, CONN, &info);
     let found = fetched(&out).unwrap();
     assert_eq!((found.info_id(), found.info_bytes()), (id, &info));
