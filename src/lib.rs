@@ -55,5 +55,6 @@ pub mod metainfo;
 pub mod node;
 pub mod transports;
 pub mod types;
+pub mod updates;
 pub mod vfs;
 pub mod wire;

@@ -52,6 +52,11 @@ impl SecretKey {
         PublicKey(self.0.verifying_key().to_bytes())
     }
 
+    /// The signature of `message`, of an update record.
+    pub fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+
     /// The signature of an InfoHash: over its 20 or 32 raw bytes.
     pub fn sign(&self, info_hash: &InfoHash) -> InfoSig {
         InfoSig(self.0.sign(info_hash.as_bytes()).to_bytes())
@@ -64,10 +69,15 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// Whether `sig` is the one signature of `info_hash` by `key` (RFC 8032, strict: no weak keys, no malleability).
-pub(super) fn verify(key: &PublicKey, info_hash: &InfoHash, sig: &InfoSig) -> bool {
-    let signature = Signature::from_bytes(&sig.0);
-    VerifyingKey::from_bytes(&key.0).is_ok_and(|key| key.verify_strict(info_hash.as_bytes(), &signature).is_ok())
+/// Whether `sig` is the one signature of `info_hash` by `key`.
+pub fn is_signature_of(key: &PublicKey, info_hash: &InfoHash, sig: &InfoSig) -> bool {
+    is_signature(key, info_hash.as_bytes(), &sig.0)
+}
+
+/// Whether `signature` is the one signature of `message` by `key` (RFC 8032, strict: no weak keys, no malleability).
+pub fn is_signature(key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
+    let signature = Signature::from_bytes(signature);
+    VerifyingKey::from_bytes(&key.0).is_ok_and(|key| key.verify_strict(message, &signature).is_ok())
 }
 
 /// Why there is no key.
@@ -102,8 +112,8 @@ mod tests {
         let again = SecretKey::from_text(&key.to_text()).unwrap();
         let hash = InfoHash(Digest::from([7; 32]));
         assert_eq!(key.sign(&hash), again.sign(&hash));
-        assert!(verify(&key.public(), &hash, &key.sign(&hash)));
-        assert!(!verify(&key.public(), &InfoHash(Digest::from([8; 32])), &key.sign(&hash)));
+        assert!(is_signature_of(&key.public(), &hash, &key.sign(&hash)));
+        assert!(!is_signature_of(&key.public(), &InfoHash(Digest::from([8; 32])), &key.sign(&hash)));
         assert_ne!(SecretKey::generate().unwrap().public(), key.public());
     }
 
@@ -129,6 +139,6 @@ mod tests {
         one[0] = 1;
         let mut sig = [0; 64];
         sig[0] = 1;
-        assert!(!verify(&PublicKey(one), &InfoHash(Digest::from([7; 32])), &InfoSig(sig)));
+        assert!(!is_signature_of(&PublicKey(one), &InfoHash(Digest::from([7; 32])), &InfoSig(sig)));
     }
 }

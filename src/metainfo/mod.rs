@@ -32,7 +32,7 @@ pub use entry::{Entry, EntryKind};
 pub use error::MetainfoError;
 pub use hasher::PieceHasher;
 pub use hints::Hints;
-pub use keys::{KeyError, SecretKey};
+pub use keys::{KeyError, SecretKey, is_signature, is_signature_of};
 pub use layout::{Layout, LayoutError, Part, Run};
 pub use leaves::{LeafError, LeafRequest};
 pub use model::{

@@ -86,7 +86,7 @@ pub(super) fn check_signature(
     }
     let sig = InfoSig(sig.try_into().map_err(|_| wrong("infosig", "64 bytes", sig))?);
     let key = PublicKey(key.try_into().map_err(|_| wrong("pub key", "32 bytes", key))?);
-    match keys::verify(&key, info_hash, &sig) {
+    match keys::is_signature_of(&key, info_hash, &sig) {
         true => Ok(Some((sig, key))),
         false => Err(MetainfoError::Signature { public_key: key.to_string() }),
     }

@@ -1,0 +1,10 @@
+//! Updates of mutable datasets: records, and which of them is followed. Pure decisions; the node keeps and carries them.
+//!
+//! A dataset is named by its original InfoSig for ever. An [`UpdateRecord`] says which InfoHash its publisher put
+//! behind that name, as which version and when. `schema/update.md` documents the form.
+
+mod history;
+mod record;
+
+pub use history::{Judgement, judge};
+pub use record::{MAX_VALUE_LEN, RecordError, RecordParts, UpdateRecord};
