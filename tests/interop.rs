@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "interop/clients.rs"]
-mod clients;
 #[allow(dead_code, unreachable_pub)]
 mod support;
 
@@ -12,7 +10,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clients::{Libtorrent, Seed, Tracker, aria2_fetches, aria2_seeds, libtorrent_creates, mount, transmission};
+use support::clients::{
+    Libtorrent, Seed, Tracker, aria2_fetches, aria2_seeds, libtorrent_creates, mount, transmission,
+};
 use support::process::{both, create, finish, knot, run, status, wait_until};
 use support::{compare, tree};
 

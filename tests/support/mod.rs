@@ -1,5 +1,6 @@
 //! What the integration tests share; each test program uses a part of it.
 
+pub mod clients;
 pub mod compare;
 pub mod content;
 pub mod process;

@@ -10,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Instant;
 
-use super::support::process::{Mount, PATIENCE, knot, run, wait_until};
+use super::process::{Mount, PATIENCE, knot, run, wait_until};
 
-const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop");
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support");
 
 /// A process that ends with the test.
 pub(crate) struct Running {
@@ -100,6 +100,18 @@ impl Libtorrent {
 /// A torrent of `source` as libtorrent makes it by default: hybrid, with padding.
 pub(crate) fn libtorrent_creates(source: &Path, torrent: &Path) {
     run(Command::new("/usr/bin/python3").arg(Path::new(SCRIPTS).join("create.py")).arg(source).arg(torrent));
+}
+
+/// A torrent of `source` in the format of BEP 52 only.
+pub(crate) fn libtorrent_creates_v2(source: &Path, torrent: &Path) {
+    run(Command::new("/usr/bin/python3").arg(Path::new(SCRIPTS).join("create.py")).arg(source).arg(torrent).arg("v2"));
+}
+
+/// Asserts that libtorrent does not load a torrent either.
+pub(crate) fn libtorrent_refuses(torrent: &Path) {
+    let load =
+        "import sys, libtorrent\ntry: libtorrent.torrent_info(sys.argv[1])\nexcept RuntimeError: print('refused')";
+    assert_eq!(run(Command::new("/usr/bin/python3").args(["-c", load]).arg(torrent)), "refused\n");
 }
 
 /// A port at `ip` that was free a moment before.
