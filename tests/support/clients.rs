@@ -53,6 +53,11 @@ impl Running {
         }
     }
 
+    /// What it has said that nobody has waited for.
+    pub(crate) fn rest(&self) -> Vec<String> {
+        self.lines.as_ref().unwrap().try_iter().collect()
+    }
+
     /// Whether it has ended well; waits for that.
     fn succeeds(mut self) {
         let started = Instant::now();
@@ -83,11 +88,30 @@ pub(crate) struct Libtorrent {
 impl Libtorrent {
     /// `encryption` is `disabled`, `enabled` or `forced`; `torrent` a file or a magnet link.
     pub(crate) fn start(dir: &Path, ip: &str, encryption: &str, torrent: &str, peers: &[SocketAddr]) -> Self {
+        Self::start_with(&[], dir, ip, encryption, torrent, peers)
+    }
+
+    /// `options` are those of `peer.py`.
+    pub(crate) fn start_with(
+        options: &[&str],
+        dir: &Path,
+        ip: &str,
+        encryption: &str,
+        torrent: &str,
+        peers: &[SocketAddr],
+    ) -> Self {
         let mut command = Command::new("/usr/bin/python3");
-        command.arg(Path::new(SCRIPTS).join("peer.py")).arg(dir).args([ip, encryption, torrent]);
+        command.arg(Path::new(SCRIPTS).join("peer.py")).args(options).arg(dir).args([ip, encryption, torrent]);
         let process = Running::talking(command.args(peers.iter().map(ToString::to_string)));
         let port = process.until("libtorrent listens", |line| line.strip_prefix("listening ")?.parse().ok());
         Self { process, addr: SocketAddr::new(ip.parse().unwrap(), port) }
+    }
+
+    /// Waits until it is connected to a peer.
+    pub(crate) fn connected(self, to: SocketAddr) -> Self {
+        let wanted = format!("connected {}", to.ip());
+        self.process.until("libtorrent is connected", |line| (line == wanted).then_some(()));
+        self
     }
 
     /// Waits until it has everything.
