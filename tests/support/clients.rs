@@ -167,6 +167,11 @@ pub(crate) fn aria2_seeds(dir: &Path, ip: &str, torrent: &str) -> Running {
     Running::quiet(aria2(dir, ip, torrent).args(["--seed-ratio=0.0", "--bt-seed-unverified=false"]))
 }
 
+/// Fetches what `dir` lacks, and serves what is there, until dropped.
+pub(crate) fn aria2_shares(dir: &Path, ip: &str, torrent: &str) -> Running {
+    Running::quiet(aria2(dir, ip, torrent).arg("--seed-ratio=0.0"))
+}
+
 /// Fetches everything, then ends.
 pub(crate) fn aria2_fetches(dir: &Path, ip: &str, torrent: &str) {
     Running::quiet(aria2(dir, ip, torrent).arg("--seed-time=0")).succeeds();
@@ -211,14 +216,19 @@ impl Tracker {
 
     /// Waits until the tracker knows a seed of a torrent.
     pub(crate) fn wait_for_seed(&self, hash: &str) {
+        self.wait_for(hash, "8:completei1e");
+    }
+
+    /// Waits until the tracker says so of a torrent, bencoded.
+    pub(crate) fn wait_for(&self, hash: &str, said: &str) {
         let escaped: String =
             hash.as_bytes().chunks(2).map(|pair| format!("%{}", str::from_utf8(pair).unwrap())).collect();
         let request = format!("GET /scrape?info_hash={escaped} HTTP/1.0\r\n\r\n");
-        wait_until("the tracker knows a seed", || {
+        wait_until(&format!("the tracker says {said}"), || {
             let mut stream = TcpStream::connect(self.addr).unwrap();
             let mut answer = Vec::new();
             stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer)).unwrap();
-            String::from_utf8_lossy(&answer).contains("8:completei1e")
+            String::from_utf8_lossy(&answer).contains(said)
         });
     }
 }
