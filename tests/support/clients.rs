@@ -139,7 +139,7 @@ pub(crate) fn libtorrent_refuses(torrent: &Path) {
 }
 
 /// A port at `ip` that was free a moment before.
-fn free_port(ip: &str) -> u16 {
+pub(crate) fn free_port(ip: &str) -> u16 {
     TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().port()
 }
 
@@ -233,6 +233,11 @@ impl Tracker {
     }
 }
 
+/// `ip` at a port that is free, unless it names one.
+fn with_port(ip: &str) -> String {
+    if ip.contains(':') { ip.to_owned() } else { format!("{ip}:0") }
+}
+
 /// A `knot seed` at `ip`, and where BitTorrent clients reach it.
 pub(crate) struct Seed {
     pub(crate) addr: SocketAddr,
@@ -243,7 +248,7 @@ pub(crate) struct Seed {
 impl Seed {
     pub(crate) fn start(source: &Path, torrent: &Path, ip: &str, store: &Path, options: &[&str]) -> Self {
         let mut command = knot(store);
-        command.arg("seed").arg(source).arg("--metainfo").arg(torrent).args(["--listen", &format!("{ip}:0")]);
+        command.arg("seed").arg(source).arg("--metainfo").arg(torrent).args(["--listen", &with_port(ip)]);
         let process = Running::talking(command.args(options));
         let addr = process.until("knot seeds", |line| line.parse().ok());
         Self { addr, store: store.to_owned(), _process: process }
@@ -255,7 +260,7 @@ pub(crate) fn mount(what: &str, ip: &str, dir: &Path, options: &[&str]) -> Mount
     let mount = Mount { at: dir.join("mnt"), store: dir.join("store") };
     fs::create_dir_all(&mount.at).unwrap();
     let mut command = knot(&mount.store);
-    command.arg("mount").arg(what).arg(&mount.at).args(["--listen", &format!("{ip}:0")]);
+    command.arg("mount").arg(what).arg(&mount.at).args(["--listen", &with_port(ip)]);
     run(command.args(options));
     mount
 }

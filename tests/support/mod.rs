@@ -5,4 +5,5 @@ pub mod compare;
 pub mod content;
 pub mod process;
 pub mod proxy;
+pub mod torrent;
 pub mod tree;
