@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "interop/clients.rs"]
-mod clients;
 #[allow(dead_code, unreachable_pub)]
 mod support;
 
@@ -12,7 +10,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clients::{Libtorrent, Seed, Tracker, aria2_fetches, aria2_seeds, libtorrent_creates, mount, transmission};
+use support::clients::{
+    Libtorrent, Seed, Tracker, aria2_fetches, aria2_seeds, aria2_shares, libtorrent_creates, mount, transmission,
+};
 use support::process::{both, create, finish, knot, run, status, wait_until};
 use support::{compare, tree};
 
@@ -254,6 +254,62 @@ fn rates_are_limited() {
     let least = total as f64 / (300.0 * 1024.0) - 1.5;
     assert!(started.elapsed().as_secs_f64() > least, "{:?}", started.elapsed());
     compare::whole(&world.source(), &world.path("out/data"));
+}
+
+/// What a client has of `data` at first: some pieces of the one file, and nothing of the other.
+fn give_part(source: &Path, dir: &Path, has: impl Fn(usize) -> bool) {
+    const PIECE: usize = 65536;
+    let mut part = fs::read(source.join("shared")).unwrap();
+    let lacking = part.chunks_mut(PIECE).enumerate().filter(|(piece, _)| !has(*piece));
+    lacking.for_each(|(_, piece)| piece.fill(0));
+    fs::create_dir_all(dir.join("data")).unwrap();
+    fs::write(dir.join("data/shared"), part).unwrap();
+}
+
+#[test]
+fn a_swarm_in_which_nobody_had_everything_completes() {
+    let world = World::new();
+    fs::remove_dir_all(world.source()).unwrap();
+    fs::create_dir(world.source()).unwrap();
+    // Whole pieces, so that who has one file knows nothing of the other.
+    let (at_knot, shared) = (16 * 65536, 48 * 65536);
+    fs::write(world.source().join("at knot"), tree::noise(1, at_knot)).unwrap();
+    fs::write(world.source().join("shared"), tree::noise(2, shared)).unwrap();
+    let knot_dir = world.path("knot");
+    {
+        let (torrent, _) = world.torrent(&[]);
+        let seed = Libtorrent::start(&world.here(), "127.0.11.2", "enabled", &torrent, &[]).complete();
+        let peer = ["--peer", &seed.addr.to_string()];
+        let mount = mount(&torrent, "127.0.11.3", &knot_dir, &[&NO_SOURCES[..], &peer].concat());
+        assert!(fs::read(mount.at.join("at knot")).unwrap() == fs::read(world.source().join("at knot")).unwrap());
+        assert_eq!(mount.status()["torrents"][0]["verified_bytes"], at_knot, "it has no more than that");
+        fs::remove_file(torrent).unwrap();
+    }
+    let (tracker, torrent, hash, _) = tracked(&world, "127.0.11.1");
+    let dirs = ["libtorrent", "aria2", "transmission"].map(|name| world.path(name));
+    for (at, dir) in dirs.iter().enumerate() {
+        give_part(&world.source(), dir, |piece| piece % 3 == at);
+    }
+    let [libtorrent, aria2, in_transmission] = &dirs;
+    let _transmission = transmission(&world.path("tr"), in_transmission, "127.0.11.4", Path::new(&torrent));
+    let _aria2 = aria2_shares(aria2, "127.0.11.5", &torrent);
+    let libtorrent = Libtorrent::start(libtorrent, "127.0.11.6", "enabled", &torrent, &[]);
+    tracker.wait_for(&hash, "8:completei0e10:downloadedi0e10:incompletei3e");
+    let mount = mount(&torrent, "127.0.11.3", &knot_dir, &ONLY_TRACKERS);
+    compare::whole(&world.source(), &mount.at);
+    libtorrent.complete();
+    for dir in &dirs {
+        wait_until("every client has everything", || {
+            ["at knot", "shared"].into_iter().all(|name| {
+                fs::read(dir.join("data").join(name))
+                    .is_ok_and(|bytes| bytes == fs::read(world.source().join(name)).unwrap())
+            })
+        });
+    }
+    let torrent = &mount.status()["torrents"][0];
+    let useful = torrent["downloaded_bytes"].as_u64().unwrap() - torrent["wasted_bytes"].as_u64().unwrap();
+    assert_eq!(useful, shared as u64, "knot fetched what it lacked, and not what it had: {torrent}");
+    assert!(torrent["uploaded_bytes"].as_u64().unwrap() >= at_knot as u64, "only knot had it: {torrent}");
 }
 
 /// An HTTP server that has `body` at `/data.torrent`, for as long as the test runs.

@@ -223,6 +223,49 @@ async fn progress_comes_before_the_end() {
     assert_eq!(seen, [Progress::Fetching { done: 1, total: 2, peers: 0 }]);
 }
 
+/// A node that says an answer of lines in chunks of so many bytes.
+async fn answers_in_chunks(listener: tokio::net::UnixListener, body: Vec<u8>, len: usize) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"}") {
+        request.push(stream.read_u8().await.unwrap());
+    }
+    let mut answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for chunk in body.chunks(len) {
+        answer.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+        answer.extend(chunk);
+        answer.extend(b"\r\n");
+    }
+    answer.extend(b"0\r\n\r\n");
+    for part in answer.chunks(len) {
+        stream.write_all(part).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn lines_may_be_split_anywhere() {
+    let (first, end) = (
+        Progress::Fetching { done: 1, total: 2, peers: 0 },
+        Progress::Done { result: "/d/ü\n".into(), torrent: info() },
+    );
+    let line = |progress: &Progress| [&serde_json::to_vec(progress).unwrap()[..], b"\n"].concat();
+    let body = [b"\n\n", &line(&first)[..], b"\n", &line(&first), &line(&end)].concat();
+    for len in 1..body.len() + 1 {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let node = tokio::spawn(answers_in_chunks(listener, body.clone(), len));
+        let (mut seen, client) = (Vec::new(), Client::new(socket));
+        let request = GetRequest { add: add(), dest: "/d".into() };
+        let got = client.get(&request, |progress| seen.push(progress)).await.unwrap();
+        assert_eq!(got, ("/d/ü\n".to_owned(), info()));
+        assert_eq!(seen, [first.clone(), first.clone()]);
+        node.abort();
+    }
+}
+
 #[tokio::test]
 async fn a_seed_is_kept_until_its_command_leaves() {
     let running = start();

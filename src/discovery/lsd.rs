@@ -24,7 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::wanted::Wanted;
 use super::{Found, JoinOptions, Source};
 use crate::types::{PeerAddr, SwarmId};
-use message::{MAX_SWARMS, Search};
+pub use message::{MAX_SWARMS, Search};
 
 const NAME: &str = "lsd";
 /// The port of the multicast groups.

@@ -1,9 +1,11 @@
 //! The user's own files as content: listed, read in place, and guarded against change.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -191,8 +193,8 @@ impl TreeSource {
             }
             return Ok(Self::new(vec![Place { path: root, scanned: None }]));
         }
-        let place = |entry: &Entry| Place { path: root.join(entry.path.as_str()), scanned: None };
-        Ok(Self::new(metainfo.entries().iter().map(place).collect()))
+        let place = |path| Place { path, scanned: None };
+        Ok(Self::new(paths_of(&root, metainfo).into_iter().map(place).collect()))
     }
 
     /// Where `file` lies.
@@ -262,6 +264,35 @@ impl Source for TreeSource {
             _ => Ok(()),
         }
     }
+}
+
+/// Where the entries of `metainfo` lie below `root`. Names that are shown in another way than the torrent spells them
+/// are on disk as it spells them where another client made the tree, and as they are shown where knot did: whichever
+/// finds more files.
+fn paths_of(root: &Path, metainfo: &Metainfo) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = metainfo.entries().iter().map(|entry| root.join(entry.path.as_str())).collect();
+    let spelt = |(at, shown): (u32, &PathBuf)| {
+        let raw = raw_path(root, &metainfo.raw_path(FileIndex(at))?)?;
+        (raw != *shown).then_some((at as usize, raw))
+    };
+    let spelt: Vec<(usize, PathBuf)> = (0..).zip(&paths).filter_map(spelt).collect();
+    let is_file = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+    let as_spelt = spelt.iter().filter(|(_, path)| is_file(path)).count();
+    let as_shown = spelt.iter().filter(|(at, _)| is_file(&paths[*at])).count();
+    if as_spelt > as_shown {
+        spelt.into_iter().for_each(|(at, path)| paths[at] = path);
+    }
+    paths
+}
+
+/// The path of names that are any bytes; `None` if it would not be below `root`.
+fn raw_path(root: &Path, names: &[Vec<u8>]) -> Option<PathBuf> {
+    let mut path = root.to_owned();
+    for name in names {
+        let is_one = !matches!(&name[..], b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0);
+        path.push(is_one.then(|| OsStr::from_bytes(name))?);
+    }
+    (!names.is_empty()).then_some(path)
 }
 
 /// Opens a regular file, and nothing that has taken its place: no symlink, and no pipe that would wait for a writer.

@@ -16,6 +16,11 @@ fn client() -> HttpClient {
 
 /// A server that answers each request with what `answer` makes of its head, and closes.
 async fn server(answer: impl Fn(String) -> Vec<u8> + Send + Sync + 'static) -> Url {
+    server_in_parts(answer, usize::MAX).await
+}
+
+/// The same, that says so many bytes at a time.
+async fn server_in_parts(answer: impl Fn(String) -> Vec<u8> + Send + Sync + 'static, len: usize) -> Url {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let answer = Arc::new(answer);
@@ -28,7 +33,11 @@ async fn server(answer: impl Fn(String) -> Vec<u8> + Send + Sync + 'static) -> U
                     let Ok(byte) = stream.read_u8().await else { return };
                     head.push(byte);
                 }
-                let _ = stream.write_all(&answer(String::from_utf8(head).unwrap())).await;
+                stream.set_nodelay(true).unwrap();
+                for part in answer(String::from_utf8(head).unwrap()).chunks(len) {
+                    let _ = stream.write_all(part).await;
+                    tokio::task::yield_now().await;
+                }
                 let _ = stream.shutdown().await;
             });
         }
@@ -79,6 +88,19 @@ async fn bodies_without_length_in_chunks_and_compressed() {
     let gzipped = server(|_| ok("Content-Encoding: gzip\r\n", &gzip(b"hello"))).await;
     for url in [plain, chunked, gzipped] {
         assert_eq!(&get(&url).await.unwrap().body[..], b"hello");
+    }
+}
+
+#[tokio::test]
+async fn answers_may_be_split_anywhere() {
+    let body = gzip(b"hello");
+    let chunks: Vec<u8> = body.iter().flat_map(|byte| [b"1\r\n".as_slice(), &[*byte], b"\r\n"].concat()).collect();
+    let head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let answer = [head.as_slice(), &chunks, b"0\r\n\r\n"].concat();
+    for len in (1..answer.len()).step_by(7).chain([2, 3, answer.len() - 1]) {
+        let answer = answer.clone();
+        let url = server_in_parts(move |_| answer.clone(), len).await;
+        assert_eq!(&get(&url).await.unwrap().body[..], b"hello", "{len} bytes at a time");
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::types::SwarmId;
 
 /// Swarms that one datagram names, so that it stays below 1400 bytes.
-pub(super) const MAX_SWARMS: usize = 20;
+pub const MAX_SWARMS: usize = 20;
 /// Swarms that are read from a datagram.
 const MAX_READ: usize = 64;
 const MAX_LINES: usize = 128;
@@ -13,18 +13,18 @@ const METHOD: &str = "BT-SEARCH * HTTP/1.1";
 
 /// What a peer on the local network says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Search {
+pub struct Search {
     /// The TCP port at which it can be reached.
-    pub(super) port: u16,
+    pub port: u16,
     /// The swarms that it is in.
-    pub(super) swarms: Vec<SwarmId>,
+    pub swarms: Vec<SwarmId>,
     /// How it knows its own datagrams.
-    pub(super) cookie: Option<String>,
+    pub cookie: Option<String>,
 }
 
 impl Search {
     /// The datagram to send to `group`. Names at most [`MAX_SWARMS`] swarms.
-    pub(super) fn write(&self, group: SocketAddr) -> String {
+    pub fn write(&self, group: SocketAddr) -> String {
         let mut text = format!("{METHOD}\r\nHost: {group}\r\nPort: {}\r\n", self.port);
         for swarm in self.swarms.iter().take(MAX_SWARMS) {
             text.push_str(&format!("Infohash: {swarm}\r\n"));
@@ -37,7 +37,7 @@ impl Search {
     }
 
     /// Reads a datagram; `None` if it is no such thing or names no swarm.
-    pub(super) fn read(datagram: &[u8]) -> Option<Self> {
+    pub fn read(datagram: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(datagram).ok()?;
         let mut lines = text.lines();
         if !lines.next()?.trim_end().eq_ignore_ascii_case(METHOD) {

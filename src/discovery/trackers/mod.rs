@@ -7,6 +7,7 @@
 mod announce;
 mod board;
 mod client;
+pub mod decode;
 mod http;
 mod pace;
 mod swarm;

@@ -212,10 +212,8 @@ impl Exchange<'_> {
             let mut buffer = vec![0; MAX_DATAGRAM];
             loop {
                 let len = self.socket.recv(&mut buffer).await.map_err(failed)?;
-                match packet::read(&buffer[..len], action, self.transaction) {
-                    Reply::Answer(payload) => return Ok(payload.to_vec()),
-                    Reply::Refused(reason) => return Err(TrackerError::Refused { reason, retry: None }),
-                    Reply::Other => {}
+                if let Some(payload) = payload(&buffer[..len], action, self.transaction)? {
+                    return Ok(payload.to_vec());
                 }
             }
         };
@@ -224,6 +222,38 @@ impl Exchange<'_> {
             Err(_) => Ok(None),
         }
     }
+}
+
+/// What `datagram` answers to the request `transaction`; `None` if it is something else.
+fn payload(datagram: &[u8], action: Action, transaction: u32) -> Result<Option<&[u8]>, TrackerError> {
+    match packet::read(datagram, action, transaction) {
+        Reply::Answer(payload) => Ok(Some(payload)),
+        Reply::Refused(reason) => Err(TrackerError::Refused { reason, retry: None }),
+        Reply::Other => Ok(None),
+    }
+}
+
+/// See [`super::decode::udp_connect`].
+pub(super) fn decode_connect(datagram: &[u8], transaction: u32) -> Result<Option<u64>, TrackerError> {
+    Ok(payload(datagram, Action::Connect, transaction)?.and_then(packet::read_connection))
+}
+
+/// See [`super::decode::udp_announce`].
+pub(super) fn decode_announce(
+    datagram: &[u8],
+    transaction: u32,
+    family: Family,
+) -> Result<Option<Answer>, TrackerError> {
+    Ok(payload(datagram, Action::Announce, transaction)?.and_then(|payload| packet::read_answer(payload, family)))
+}
+
+/// See [`super::decode::udp_scrape`].
+pub(super) fn decode_scrape(
+    datagram: &[u8],
+    transaction: u32,
+    count: usize,
+) -> Result<Option<Vec<Option<SwarmSize>>>, TrackerError> {
+    Ok(payload(datagram, Action::Scrape, transaction)?.map(|payload| packet::read_scrape(payload, count)))
 }
 
 #[cfg(test)]

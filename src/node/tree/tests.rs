@@ -1,7 +1,5 @@
-use std::ffi::OsStr;
 use std::fs;
 use std::ops::ControlFlow;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;
@@ -177,4 +175,58 @@ fn many_more_files_than_are_kept_open_can_be_read() {
         }
     }
     assert_eq!(listed.source.open.lock().unwrap().len(), MAX_OPEN.get());
+}
+
+/// A v1 torrent of files of one byte.
+fn v1(paths: &[&[&[u8]]]) -> Metainfo {
+    let string = |bytes: &[u8]| [format!("{}:", bytes.len()).as_bytes(), bytes].concat();
+    let file = |path: &&[&[u8]]| {
+        let names: Vec<u8> = path.iter().flat_map(|name| string(name)).collect();
+        [b"d6:lengthi1e4:pathl".as_slice(), &names, b"ee"].concat()
+    };
+    let files: Vec<u8> = paths.iter().flat_map(file).collect();
+    let head = b"d4:infod5:filesl".as_slice();
+    let tail = b"e4:name1:n12:piece lengthi16384e6:pieces20:hhhhhhhhhhhhhhhhhhhhee";
+    Metainfo::parse(&[head, &files, tail].concat()).unwrap()
+}
+
+#[test]
+fn names_that_are_no_text_are_found_as_they_are_spelt_and_as_they_are_shown() {
+    // Each is shown as what the one before is spelt as.
+    let paths: [&[&[u8]]; 4] = [&[b"caf%E9"], &[b"caf\xe9"], &[b"d\xe9", b"x"], &[b"plain"]];
+    let shown = ["caf%25E9", "caf%E9", "d%E9/x", "plain"];
+    let metainfo = v1(&paths);
+    let listed: Vec<_> = metainfo.entries().iter().map(|entry| entry.path.as_str()).collect();
+    assert_eq!(listed, shown);
+    for as_spelt in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for (at, path) in paths.iter().enumerate() {
+            let raw: PathBuf = path.iter().map(|name| OsStr::from_bytes(name)).collect();
+            let path = root.join(if as_spelt { raw } else { shown[at].into() });
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, [at as u8]).unwrap();
+        }
+        let source = TreeSource::for_metainfo(&root, &metainfo).unwrap();
+        for at in 0..paths.len() {
+            let mut byte = [9];
+            source.read_at(FileIndex(at as u32), 0, &mut byte).unwrap();
+            assert_eq!(byte, [at as u8], "as spelt: {as_spelt}");
+        }
+    }
+}
+
+#[test]
+fn names_never_lead_out_of_the_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    fs::create_dir(root.join("set")).unwrap();
+    fs::write(root.join("outside"), "x").unwrap();
+    let absolute = root.join("outside").into_os_string().into_encoded_bytes();
+    let paths: [&[&[u8]]; 3] = [&[b"../outside"], &[&absolute], &[b"a\0b"]];
+    let source = TreeSource::for_metainfo(&root.join("set"), &v1(&paths)).unwrap();
+    for at in 0..3 {
+        assert!(source.path(FileIndex(at)).unwrap().starts_with(root.join("set")));
+        assert!(source.guard(FileIndex(at)).is_err());
+    }
 }

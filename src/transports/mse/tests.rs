@@ -32,6 +32,35 @@ const PREFERRED: Encryption = Encryption { policy: EncryptionPolicy::Preferred, 
 /// A stream that moves at most so many bytes at once.
 struct Slivers<S>(S, usize);
 
+/// One whose reads take at most so many bytes, in turn.
+struct Uneven<S> {
+    io: S,
+    lens: Vec<usize>,
+    at: usize,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Uneven<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let len = self.lens[self.at % self.lens.len()];
+        self.at += 1;
+        Pin::new(&mut Slivers(&mut self.io, len)).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Uneven<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Slivers<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let len = buf.remaining().min(self.1);
@@ -365,5 +394,26 @@ proptest! {
             prop_assert!(initiate(Slivers(near, sliver), &SWARM, Ciphers::BOTH).await.is_err());
             Ok(())
         })?;
+    }
+
+    #[test]
+    fn handshakes_and_payload_round_trip_however_they_are_split(
+        lens in proptest::collection::vec(1usize..120, 1..8),
+        initial in proptest::collection::vec(any::<u8>(), 0..300),
+        provide in 1u32..=3,
+        len in 0usize..2000,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (near, far) = duplex(ROOM);
+            let far = Uneven { io: far, lens, at: 0 };
+            let served = served();
+            let (mut near, far) =
+                tokio::join!(dial_with_payload(near, &initial, provide, 61), accept(far, &PREFERRED, &served));
+            let (mut far, mut got) = (far.unwrap(), vec![0; initial.len()]);
+            far.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, initial);
+            exchange(&mut near, &mut far, len).await;
+        });
     }
 }

@@ -10,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Instant;
 
-use super::support::process::{Mount, PATIENCE, knot, run, wait_until};
+use super::process::{Mount, PATIENCE, knot, run, wait_until};
 
-const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop");
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support");
 
 /// A process that ends with the test.
 pub(crate) struct Running {
@@ -53,6 +53,11 @@ impl Running {
         }
     }
 
+    /// What it has said that nobody has waited for.
+    pub(crate) fn rest(&self) -> Vec<String> {
+        self.lines.as_ref().unwrap().try_iter().collect()
+    }
+
     /// Whether it has ended well; waits for that.
     fn succeeds(mut self) {
         let started = Instant::now();
@@ -83,11 +88,30 @@ pub(crate) struct Libtorrent {
 impl Libtorrent {
     /// `encryption` is `disabled`, `enabled` or `forced`; `torrent` a file or a magnet link.
     pub(crate) fn start(dir: &Path, ip: &str, encryption: &str, torrent: &str, peers: &[SocketAddr]) -> Self {
+        Self::start_with(&[], dir, ip, encryption, torrent, peers)
+    }
+
+    /// `options` are those of `peer.py`.
+    pub(crate) fn start_with(
+        options: &[&str],
+        dir: &Path,
+        ip: &str,
+        encryption: &str,
+        torrent: &str,
+        peers: &[SocketAddr],
+    ) -> Self {
         let mut command = Command::new("/usr/bin/python3");
-        command.arg(Path::new(SCRIPTS).join("peer.py")).arg(dir).args([ip, encryption, torrent]);
+        command.arg(Path::new(SCRIPTS).join("peer.py")).args(options).arg(dir).args([ip, encryption, torrent]);
         let process = Running::talking(command.args(peers.iter().map(ToString::to_string)));
         let port = process.until("libtorrent listens", |line| line.strip_prefix("listening ")?.parse().ok());
         Self { process, addr: SocketAddr::new(ip.parse().unwrap(), port) }
+    }
+
+    /// Waits until it is connected to a peer.
+    pub(crate) fn connected(self, to: SocketAddr) -> Self {
+        let wanted = format!("connected {}", to.ip());
+        self.process.until("libtorrent is connected", |line| (line == wanted).then_some(()));
+        self
     }
 
     /// Waits until it has everything.
@@ -102,8 +126,20 @@ pub(crate) fn libtorrent_creates(source: &Path, torrent: &Path) {
     run(Command::new("/usr/bin/python3").arg(Path::new(SCRIPTS).join("create.py")).arg(source).arg(torrent));
 }
 
+/// A torrent of `source` in the format of BEP 52 only.
+pub(crate) fn libtorrent_creates_v2(source: &Path, torrent: &Path) {
+    run(Command::new("/usr/bin/python3").arg(Path::new(SCRIPTS).join("create.py")).arg(source).arg(torrent).arg("v2"));
+}
+
+/// Asserts that libtorrent does not load a torrent either.
+pub(crate) fn libtorrent_refuses(torrent: &Path) {
+    let load =
+        "import sys, libtorrent\ntry: libtorrent.torrent_info(sys.argv[1])\nexcept RuntimeError: print('refused')";
+    assert_eq!(run(Command::new("/usr/bin/python3").args(["-c", load]).arg(torrent)), "refused\n");
+}
+
 /// A port at `ip` that was free a moment before.
-fn free_port(ip: &str) -> u16 {
+pub(crate) fn free_port(ip: &str) -> u16 {
     TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().port()
 }
 
@@ -129,6 +165,11 @@ fn aria2(dir: &Path, ip: &str, torrent: &str) -> Command {
 /// Serves what is in `dir` until dropped.
 pub(crate) fn aria2_seeds(dir: &Path, ip: &str, torrent: &str) -> Running {
     Running::quiet(aria2(dir, ip, torrent).args(["--seed-ratio=0.0", "--bt-seed-unverified=false"]))
+}
+
+/// Fetches what `dir` lacks, and serves what is there, until dropped.
+pub(crate) fn aria2_shares(dir: &Path, ip: &str, torrent: &str) -> Running {
+    Running::quiet(aria2(dir, ip, torrent).arg("--seed-ratio=0.0"))
 }
 
 /// Fetches everything, then ends.
@@ -175,16 +216,26 @@ impl Tracker {
 
     /// Waits until the tracker knows a seed of a torrent.
     pub(crate) fn wait_for_seed(&self, hash: &str) {
+        self.wait_for(hash, "8:completei1e");
+    }
+
+    /// Waits until the tracker says so of a torrent, bencoded.
+    pub(crate) fn wait_for(&self, hash: &str, said: &str) {
         let escaped: String =
             hash.as_bytes().chunks(2).map(|pair| format!("%{}", str::from_utf8(pair).unwrap())).collect();
         let request = format!("GET /scrape?info_hash={escaped} HTTP/1.0\r\n\r\n");
-        wait_until("the tracker knows a seed", || {
+        wait_until(&format!("the tracker says {said}"), || {
             let mut stream = TcpStream::connect(self.addr).unwrap();
             let mut answer = Vec::new();
             stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer)).unwrap();
-            String::from_utf8_lossy(&answer).contains("8:completei1e")
+            String::from_utf8_lossy(&answer).contains(said)
         });
     }
+}
+
+/// `ip` at a port that is free, unless it names one.
+fn with_port(ip: &str) -> String {
+    if ip.contains(':') { ip.to_owned() } else { format!("{ip}:0") }
 }
 
 /// A `knot seed` at `ip`, and where BitTorrent clients reach it.
@@ -197,7 +248,7 @@ pub(crate) struct Seed {
 impl Seed {
     pub(crate) fn start(source: &Path, torrent: &Path, ip: &str, store: &Path, options: &[&str]) -> Self {
         let mut command = knot(store);
-        command.arg("seed").arg(source).arg("--metainfo").arg(torrent).args(["--listen", &format!("{ip}:0")]);
+        command.arg("seed").arg(source).arg("--metainfo").arg(torrent).args(["--listen", &with_port(ip)]);
         let process = Running::talking(command.args(options));
         let addr = process.until("knot seeds", |line| line.parse().ok());
         Self { addr, store: store.to_owned(), _process: process }
@@ -209,7 +260,7 @@ pub(crate) fn mount(what: &str, ip: &str, dir: &Path, options: &[&str]) -> Mount
     let mount = Mount { at: dir.join("mnt"), store: dir.join("store") };
     fs::create_dir_all(&mount.at).unwrap();
     let mut command = knot(&mount.store);
-    command.arg("mount").arg(what).arg(&mount.at).args(["--listen", &format!("{ip}:0")]);
+    command.arg("mount").arg(what).arg(&mount.at).args(["--listen", &with_port(ip)]);
     run(command.args(options));
     mount
 }
