@@ -5,3 +5,4 @@ pub mod content;
 pub mod process;
 pub mod proxy;
 pub mod tree;
+pub mod web;
