@@ -4,6 +4,8 @@
 //! that a name leads to are looked up here and judged before a connection is made, so that neither a redirect nor
 //! a name with changing addresses leads from the internet into the user's own network. Proxies are not used.
 
+mod ranges;
+
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, HOST, LOCATION, USER_AGENT};
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -26,6 +29,8 @@ use tokio_util::task::AbortOnDropHandle;
 use url::{Host, Url};
 
 use super::scope::Scope;
+
+pub use ranges::{RangeClient, RangeError};
 
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 6;
@@ -100,6 +105,16 @@ pub enum Reach {
     Internet,
 }
 
+impl Reach {
+    /// The nearest that a server may be.
+    fn nearest(self) -> Scope {
+        match self {
+            Self::Anywhere => Scope::Host,
+            Self::Internet => Scope::Public,
+        }
+    }
+}
+
 /// The answer to a GET.
 #[derive(Clone, Debug)]
 pub struct HttpAnswer {
@@ -154,6 +169,13 @@ pub enum HttpError {
     Timeout(Duration),
 }
 
+/// A connection to a server.
+struct Connection {
+    sender: SendRequest<Empty<Bytes>>,
+    remote: SocketAddr,
+    _task: AbortOnDropHandle<()>,
+}
+
 /// Makes requests. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct HttpClient {
@@ -182,10 +204,7 @@ impl HttpClient {
     }
 
     async fn follow(&self, mut url: Url, reach: Reach, family: Option<Family>) -> Result<HttpAnswer, HttpError> {
-        let mut nearest = match reach {
-            Reach::Anywhere => Scope::Host,
-            Reach::Internet => Scope::Public,
-        };
+        let mut nearest = reach.nearest();
         for _ in 0..=self.limits.redirects {
             let (response, remote, _connection) = self.request(&url, family, nearest).await?;
             let status = response.status();
@@ -203,13 +222,21 @@ impl HttpClient {
         Err(HttpError::Redirects(self.limits.redirects))
     }
 
-    /// One request. The connection lasts until the handle is dropped.
+    /// One request. The connection lasts until it is dropped.
     async fn request(
         &self,
         url: &Url,
         family: Option<Family>,
         nearest: Scope,
-    ) -> Result<(Response<Incoming>, SocketAddr, AbortOnDropHandle<()>), HttpError> {
+    ) -> Result<(Response<Incoming>, SocketAddr, Connection), HttpError> {
+        let mut connection = self.reach(url, family, nearest).await?;
+        let request = request_to(url).header(ACCEPT_ENCODING, "gzip").header(CONNECTION, "close");
+        let response = connection.sender.send_request(request.body(Empty::new())?).await?;
+        Ok((response, connection.remote, connection))
+    }
+
+    /// Connects to the server of `url`, if it is not nearer than `nearest`.
+    async fn reach(&self, url: &Url, family: Option<Family>, nearest: Scope) -> Result<Connection, HttpError> {
         let is_https = match url.scheme() {
             "http" => false,
             "https" => true,
@@ -228,13 +255,13 @@ impl HttpClient {
             return Err(HttpError::TooNear(host.to_string()));
         }
         let (stream, remote) = self.connect(&host, &addrs).await?;
-        let (response, connection) = if is_https {
+        let (sender, task) = if is_https {
             let tls = self.encrypt(&host, stream).await?;
-            exchange(url, tls).await?
+            handshake(tls).await?
         } else {
-            exchange(url, stream).await?
+            handshake(stream).await?
         };
-        Ok((response, remote, connection))
+        Ok(Connection { sender, remote, _task: task })
     }
 
     /// Connects to the first address that answers.
@@ -319,29 +346,28 @@ async fn system_tls() -> Result<Arc<ClientConfig>, HttpError> {
     Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
-/// Sends the request and reads the head of the answer.
-async fn exchange(
-    url: &Url,
+/// Gets a stream ready for requests.
+async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), HttpError> {
+) -> Result<(SendRequest<Empty<Bytes>>, AbortOnDropHandle<()>), HttpError> {
     let mut builder = hyper::client::conn::http1::Builder::new();
     builder.max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
-    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-    let connection = AbortOnDropHandle::new(tokio::spawn(async {
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    let task = AbortOnDropHandle::new(tokio::spawn(async {
         if let Err(error) = connection.await {
             tracing::trace!(%error, "an HTTP connection ended");
         }
     }));
+    Ok((sender, task))
+}
+
+/// The start of a request for `url`.
+fn request_to(url: &Url) -> hyper::http::request::Builder {
     let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
     let host = url.host_str().unwrap_or_default();
     let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    let request = Request::get(target)
-        .header(HOST, host)
-        .header(USER_AGENT, concat!("knot/", env!("CARGO_PKG_VERSION")))
-        .header(ACCEPT_ENCODING, "gzip")
-        .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())?;
-    Ok((sender.send_request(request).await?, connection))
+    let agent = concat!("knot/", env!("CARGO_PKG_VERSION"));
+    Request::get(target).header(HOST, host).header(USER_AGENT, agent)
 }
 
 /// The body as it was before the server compressed it.

@@ -191,6 +191,7 @@ fn identity_in(addr: &PeerAddr) -> Option<PeerIdentity> {
             Some(PeerIdentity::Node(NodeName(name.to_owned())))
         }
         PeerAddr::Memory(port) => Some(PeerIdentity::Memory(*port)),
+        PeerAddr::Web(url) => Some(PeerIdentity::Web(url.clone())),
         PeerAddr::Socket(_) => None,
     }
 }

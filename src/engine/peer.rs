@@ -213,6 +213,11 @@ impl Peer {
         }
     }
 
+    /// Whether it is asked only for what no other peer delivers: a web seed.
+    pub(super) fn is_reserve(&self) -> bool {
+        matches!(*self.identity, PeerIdentity::Web(_))
+    }
+
     pub(super) fn is_seed(&self) -> bool {
         match &self.owned {
             Owned::Early { all, .. } => *all,
@@ -263,6 +268,12 @@ impl Peer {
         self.has(piece)
             && (!self.chokes_us || self.allowed.contains(&piece))
             && self.refused.get(&piece).is_none_or(|at| now.saturating_duration_since(*at) > REFUSED_FOR)
+    }
+
+    /// Whether requests for any piece would be answered.
+    pub(super) fn serves_all(&self, now: Instant) -> bool {
+        let refuses = |at: &Instant| now.saturating_duration_since(*at) <= REFUSED_FOR;
+        self.is_seed() && !self.chokes_us && !self.refused.values().any(refuses)
     }
 
     /// The peer rejected a block of `piece` though it does not choke us.

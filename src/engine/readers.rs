@@ -375,6 +375,11 @@ impl Readers {
         self.reads.iter().filter_map(overdue).collect()
     }
 
+    /// For how long at most a read has been waiting without progress.
+    pub(super) fn longest_wait(&self, now: Instant) -> Option<Duration> {
+        self.reads.values().map(|read| now.saturating_duration_since(read.progress)).max()
+    }
+
     /// When the next read may time out.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         let expiry = |read: &Read| Some(read.progress + self.readers.get(&read.reader)?.timeout);

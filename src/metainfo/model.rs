@@ -420,16 +420,16 @@ impl Metainfo {
     }
 
     /// Where the web seed `base` has `file` (BEP 19), names spelt as the torrent spells them. `None` of what is no
-    /// file of a v1 or hybrid torrent.
+    /// file.
     pub fn web_seed_url(&self, base: &str, file: FileIndex) -> Option<String> {
         self.entry(file).filter(|entry| entry.is_file())?;
-        let foreign = self.parts.foreign.as_ref().filter(|_| self.form() != Form::V2)?;
-        if foreign.is_single_file && !base.ends_with('/') {
+        if self.is_single_file() && !base.ends_with('/') {
             return Some(base.to_owned());
         }
         let mut names = self.raw_path(file)?;
-        if !foreign.is_single_file {
-            names.insert(0, foreign.raw_name.clone());
+        if !self.is_single_file() {
+            let raw_name = self.parts.foreign.as_ref().map(|foreign| foreign.raw_name.clone());
+            names.insert(0, raw_name.unwrap_or_else(|| self.name().into()));
         }
         let mut url = base.trim_end_matches('/').to_owned();
         for name in names {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::debug;
 
-use super::driver::Event;
+use super::driver::{Event, Parts};
 use super::peer::{self, Established};
+use super::slot::TorrentSlot;
+use super::webseed::WebSeeds;
 use crate::transports::Transport;
-use crate::types::{PeerAddr, TorrentKey};
+use crate::types::{PeerAddr, TorrentKey, WirePeerId};
 use crate::wire::Handshake;
 
 /// Dials at once.
@@ -16,18 +18,36 @@ const DIALS_AT_ONCE: usize = 64;
 
 /// Dials peers and shakes hands with them.
 pub(super) struct Dialler {
-    pub(super) transports: Vec<Arc<dyn Transport>>,
-    pub(super) events: mpsc::Sender<Event>,
+    transports: Vec<Arc<dyn Transport>>,
+    peer_id: WirePeerId,
+    events: mpsc::Sender<Event>,
+    web_seeds: Arc<WebSeeds>,
     turns: Arc<Semaphore>,
 }
 
 impl Dialler {
-    pub(super) fn new(transports: Vec<Arc<dyn Transport>>, events: mpsc::Sender<Event>) -> Self {
-        Self { transports, events, turns: Arc::new(Semaphore::new(DIALS_AT_ONCE)) }
+    pub(super) fn new(parts: &Parts) -> Self {
+        Self {
+            transports: parts.transports.clone(),
+            peer_id: parts.peer_id,
+            events: parts.events.clone(),
+            web_seeds: parts.web_seeds.clone(),
+            turns: Arc::new(Semaphore::new(DIALS_AT_ONCE)),
+        }
     }
 
-    /// Dials `addr` with the first of `handshakes` that the peer returns; how that ends comes as an event.
-    pub(super) fn dial(&self, torrent: TorrentKey, addr: PeerAddr, handshakes: Vec<Handshake>) {
+    /// Dials `addr` with the first of the torrent's handshakes that the peer returns; how that ends comes as an event.
+    pub(super) fn dial(&self, slot: &TorrentSlot, addr: PeerAddr) {
+        let (torrent, handshakes) = (slot.key, slot.handshakes_for(&addr, self.peer_id));
+        if let PeerAddr::Web(url) = &addr {
+            let metainfo = slot.metainfo.clone().ok_or_else(|| "the metainfo is not known".to_owned());
+            let connected = metainfo.and_then(|metainfo| {
+                let swarm = metainfo.info_hash().swarm_id();
+                self.web_seeds.connect(torrent, swarm, metainfo, url)
+            });
+            self.report(torrent, addr, connected);
+            return;
+        }
         let transport = self.transports.iter().find(|transport| transport.can_dial(&addr)).cloned();
         let (events, turns) = (self.events.clone(), self.turns.clone());
         tokio::spawn(async move {
@@ -43,16 +63,25 @@ impl Dialler {
                 }
                 Err(refused)
             };
-            let event = attempt.await.map_or_else(
-                |error: String| {
-                    debug!(%addr, error, "dial failed");
-                    Event::DialFailed { torrent, addr: addr.clone() }
-                },
-                Event::Established,
-            );
-            let _ = events.send(event).await;
+            let _ = events.send(outcome(torrent, &addr, attempt.await)).await;
         });
     }
+
+    /// Tells how a dial ended that took no time. Never in the driver's own turn: its queue may be full.
+    fn report(&self, torrent: TorrentKey, addr: PeerAddr, dialled: Result<Established, String>) {
+        let events = self.events.clone();
+        tokio::spawn(async move { events.send(outcome(torrent, &addr, dialled)).await });
+    }
+}
+
+fn outcome(torrent: TorrentKey, addr: &PeerAddr, dialled: Result<Established, String>) -> Event {
+    dialled.map_or_else(
+        |error| {
+            debug!(%addr, error, "dial failed");
+            Event::DialFailed { torrent, addr: addr.clone() }
+        },
+        Event::Established,
+    )
 }
 
 async fn meet(

@@ -20,6 +20,7 @@ use super::slot::{Meeting, TorrentSlot};
 use super::storage::TorrentStorage;
 use super::tally::Tally;
 use super::warnings::Warnings;
+use super::webseed::WebSeeds;
 use crate::discovery::{Found, trackers};
 use crate::engine::{
     DisconnectReason, Input, Output, PieceOutcome, Prefetch, ReadError, TorrentManager, TorrentStats, Verdict,
@@ -128,6 +129,7 @@ pub(super) enum Command {
 pub(super) struct Parts {
     pub(super) engine: TorrentManager,
     pub(super) transports: Vec<Arc<dyn Transport>>,
+    pub(super) web_seeds: Arc<WebSeeds>,
     pub(super) meeting: Meeting,
     pub(super) peer_id: WirePeerId,
     /// The libp2p peer id.
@@ -159,17 +161,15 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(parts: Parts) -> Self {
-        let jobs = Jobs::new(parts.events.clone());
-        let dialler = Dialler::new(parts.transports.clone(), parts.events.clone());
         Self {
+            jobs: Jobs::new(parts.events.clone()),
+            dialler: Dialler::new(&parts),
             parts,
             conns: HashMap::new(),
             torrents: HashMap::new(),
             reads: HashMap::new(),
-            jobs,
             next_conn: 0,
             receive_budget: Arc::new(Semaphore::new(RECEIVE_BUDGET_BLOCKS)),
-            dialler,
             looked: Instant::now(),
         }
     }
@@ -314,7 +314,7 @@ impl Driver {
         let own = match &addr {
             PeerAddr::Libp2p(addr) => addr.ends_with(&self.parts.own_name),
             PeerAddr::Socket(addr) => self.parts.own_addrs.contains(addr),
-            PeerAddr::Memory(_) => false,
+            PeerAddr::Web(_) | PeerAddr::Memory(_) => false,
         };
         let Some(torrent) = self.parts.meeting.swarms.find(swarm).filter(|_| !own) else { return };
         let Some(slot) = self.torrents.get_mut(&torrent) else { return };
@@ -474,8 +474,7 @@ impl Driver {
 
     fn dial(&self, torrent: TorrentKey, addr: PeerAddr) {
         if let Some(slot) = self.torrents.get(&torrent) {
-            let handshakes = slot.handshakes_for(&addr, self.parts.peer_id);
-            self.dialler.dial(torrent, addr, handshakes);
+            self.dialler.dial(slot, addr);
         }
     }
 }

@@ -21,6 +21,7 @@ use super::registry::{Entry, Registry};
 use super::seeding::Prepared;
 use super::storage::{Source, Store};
 use super::warnings::Warnings;
+use super::webseed::{self, WebSeeds};
 use super::{get, seeding, status};
 use crate::discovery::http::LocalAddrs;
 use crate::engine::Prefetch;
@@ -55,6 +56,8 @@ pub(super) struct Shared {
     pub(super) local: LocalAddrs,
     /// Whether peers tell of each other.
     pub(super) pex: bool,
+    /// Servers that have files, if they may be asked.
+    pub(super) web_seeds: Option<Arc<WebSeeds>>,
     pub(super) started: Instant,
 }
 
@@ -97,7 +100,9 @@ impl NodeHandle {
         lead: &Lead,
     ) -> Result<Torrent, ApiError> {
         let key = torrent.key;
-        self.send(lead.hints(key)).await?;
+        let is_chosen = |names: &Vec<String>| names.iter().any(|name| name == webseed::NAME);
+        let asks_servers = self.0.web_seeds.is_some() && request.discovery.as_ref().is_none_or(is_chosen);
+        self.send(lead.hints(key, asks_servers.then_some(&*torrent.metainfo))).await?;
         if request.prefetch_all {
             self.send(Command::Prefetch { torrent: key, prefetch: Prefetch::All }).await?;
         }
@@ -318,7 +323,7 @@ impl NodeHandle {
         let (fetched, mut waiting) = oneshot::channel();
         let (swarms, sources) = (lead.swarms.clone(), request.discovery.clone());
         self.send(Command::AddById { torrent: key, id: lead.id, swarms, fetched, sources }).await?;
-        self.send(lead.hints(key)).await?;
+        self.send(lead.hints(key, None)).await?;
         let deadline = Instant::now() + request.metainfo_timeout;
         loop {
             match timeout(PROGRESS_INTERVAL, &mut waiting).await {

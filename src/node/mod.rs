@@ -29,6 +29,7 @@ pub mod swarm;
 mod tally;
 pub mod tree;
 mod warnings;
+mod webseed;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,6 +49,7 @@ use self::registry::{Registry, Swarms};
 use self::slot::Meeting;
 use self::storage::{Store, StoreEvent};
 use self::warnings::Warnings;
+use self::webseed::WebSeeds;
 use crate::engine::{Config, TorrentManager};
 use crate::transports::PeerStream;
 use crate::types::WirePeerId;
@@ -91,9 +93,11 @@ impl Node {
         let mut network = Network::start(&config, key, peer_id, &swarms).await?;
         let mut engine = TorrentManager::new(engine_config(&config, peer_id, network.sockets.port()), seed()?);
         engine.set_window_budget(driver::window_budget(store.cap_bytes()));
+        let web_seeds = Arc::new(WebSeeds::new(network.local, warnings.clone()));
         let parts = Parts {
             engine,
             transports: network.transports(),
+            web_seeds: web_seeds.clone(),
             meeting: Meeting { sources: network.sources.clone(), swarms: swarms.clone(), port: network.sockets.port() },
             peer_id,
             own_name: network.swarm.peer_id().0.clone(),
@@ -121,6 +125,7 @@ impl Node {
             addrs: network.addrs(),
             local: network.local,
             pex: config.uses(PEX),
+            web_seeds: config.uses(webseed::NAME).then_some(web_seeds),
             started: Instant::now(),
         };
         let driver = tokio::spawn(Driver::new(parts).run(event_queue, command_queue));

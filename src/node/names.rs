@@ -17,6 +17,8 @@ use crate::types::{InfoId, Magnet, PeerAddr, SwarmId, TorrentKey};
 
 /// How long the name of a peer may take to look up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Servers of one torrent that are made use of.
+const MAX_WEB_SEEDS: usize = 100;
 /// What a torrent at a URL may take.
 const DOWNLOAD: HttpLimits = HttpLimits {
     connect: Duration::from_secs(10),
@@ -64,9 +66,17 @@ impl Lead {
         Ok(self)
     }
 
-    /// What the driver is to know of it beside its metainfo.
-    pub(super) fn hints(&self, torrent: TorrentKey) -> Command {
-        Command::Hints { torrent, peers: self.peers.clone(), trackers: self.trackers.clone() }
+    /// What the driver is to know of it beside its metainfo. The servers that have the files are among the peers, where
+    /// they may be asked and the `metainfo` is known.
+    pub(super) fn hints(&self, torrent: TorrentKey, metainfo: Option<&Metainfo>) -> Command {
+        let mut peers = self.peers.clone();
+        for url in metainfo.iter().flat_map(|metainfo| metainfo.hints().web_seeds.iter().chain(&self.web_seeds)) {
+            let server = PeerAddr::Web(url.clone());
+            if peers.len() < self.peers.len() + MAX_WEB_SEEDS && !peers.contains(&server) {
+                peers.push(server);
+            }
+        }
+        Command::Hints { torrent, peers, trackers: self.trackers.clone() }
     }
 
     fn of_id(id: InfoId) -> Self {

@@ -3,6 +3,7 @@
 use super::api::{CacheStatus, NodeStatus, PeerStatus, SourceStatus, TorrentStatus};
 use super::content::OpenTorrent;
 use super::handle::NodeHandle;
+use super::webseed::{self, WebSeeds};
 use crate::engine::TorrentStats;
 use crate::types::InfoId;
 
@@ -25,6 +26,7 @@ pub(super) async fn collect(node: &NodeHandle) -> NodeStatus {
             .iter()
             .map(|source| SourceStatus { name: source.name().to_owned(), state: source.state() })
             .chain(shared.pex.then(pex))
+            .chain(shared.web_seeds.iter().map(|web_seeds| web_seed(web_seeds)))
             .collect(),
         torrents,
         mounts: shared.mounts.list(),
@@ -78,4 +80,8 @@ fn ratio(uploaded: u64, downloaded: u64, total: u64) -> Option<f64> {
 /// What there is to say of peer exchange, which goes along with connections.
 fn pex() -> SourceStatus {
     SourceStatus { name: super::PEX.to_owned(), state: "connected peers tell of others".to_owned() }
+}
+
+fn web_seed(web_seeds: &WebSeeds) -> SourceStatus {
+    SourceStatus { name: webseed::NAME.to_owned(), state: web_seeds.state() }
 }

@@ -19,6 +19,8 @@ pub enum PeerAddr {
     Libp2p(String),
     /// A BitTorrent peer.
     Socket(SocketAddr),
+    /// A server that has the files under this URL (BEP 19).
+    Web(String),
     /// A peer of the in-memory transport of tests.
     Memory(u64),
 }
@@ -28,6 +30,7 @@ impl fmt::Display for PeerAddr {
         match self {
             Self::Libp2p(multiaddr) => f.write_str(multiaddr),
             Self::Socket(addr) => addr.fmt(f),
+            Self::Web(url) => f.write_str(url),
             Self::Memory(port) => write!(f, "memory:{port}"),
         }
     }
@@ -56,6 +59,8 @@ pub enum PeerIdentity {
     Node(NodeName),
     /// An address: all that plain TCP proves.
     Ip(core::net::IpAddr),
+    /// A web seed, by its URL: other URLs of the same server may be good.
+    Web(String),
     /// A peer of the in-memory transport of tests.
     Memory(u64),
 }
@@ -65,6 +70,7 @@ impl fmt::Display for PeerIdentity {
         match self {
             Self::Node(name) => f.write_str(&name.0),
             Self::Ip(ip) => ip.fmt(f),
+            Self::Web(url) => f.write_str(url),
             Self::Memory(port) => write!(f, "memory:{port}"),
         }
     }

@@ -7,3 +7,4 @@ pub mod process;
 pub mod proxy;
 pub mod torrent;
 pub mod tree;
+pub mod web;

@@ -110,7 +110,10 @@ impl Mount {
     pub fn new(what: &str, at: &Path, store: &Path, peers: &[&str], options: &[&str]) -> Self {
         std::fs::create_dir_all(at).unwrap();
         let mut command = knot(store);
-        command.arg("mount").arg(what).arg(at).args(["--discovery", "none", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+        command.arg("mount").arg(what).arg(at).args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
+        if !options.contains(&"--discovery") {
+            command.args(["--discovery", "none"]);
+        }
         peers.iter().for_each(|peer| {
             command.args(["--peer", peer]);
         });

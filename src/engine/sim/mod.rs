@@ -232,7 +232,7 @@ fn node_at(addr: &PeerAddr) -> usize {
             let core::net::IpAddr::V4(ip) = addr.ip() else { panic!("{addr}") };
             usize::from(ip.octets()[2]) << 8 | usize::from(ip.octets()[3])
         }
-        PeerAddr::Libp2p(text) => panic!("{text}"),
+        PeerAddr::Libp2p(text) | PeerAddr::Web(text) => panic!("{text}"),
     }
 }
 

@@ -7,4 +7,5 @@ mod metadata;
 mod ordinary;
 mod protocol;
 mod reading;
+mod reserve;
 mod swarms;

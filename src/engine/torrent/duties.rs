@@ -50,6 +50,7 @@ impl Torrent {
             self.expire_isolated(ctx);
             self.request_metainfo(ctx);
             self.dial(ctx);
+            self.tend_reserve(ctx);
             self.tend_connections(ctx);
             self.gossip(ctx);
             self.dirty.all |= self.prefetch == Prefetch::All;
@@ -79,8 +80,10 @@ impl Torrent {
             peer.flow.progress = Some(ctx.now);
             let requests: Vec<_> = peer.flow.requests().map(|request| (request.number, request.span.piece.0)).collect();
             for (number, piece) in requests {
-                let able =
-                    |other: &&super::Peer| other.conn != conn && other.flow.stalls == 0 && other.serves(ctx.now, piece);
+                let able = |other: &&super::Peer| {
+                    let is_other = other.conn != conn && other.flow.stalls == 0;
+                    is_other && self.is_free(ctx.now, other) && other.serves(ctx.now, piece)
+                };
                 if self.peers.values().any(|other| able(&other)) {
                     self.cancel(ctx, conn, number);
                 }

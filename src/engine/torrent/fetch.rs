@@ -166,6 +166,9 @@ impl Torrent {
         if peer.chokes_us && peer.allowed.is_empty() || peer.useful == 0 {
             return false;
         }
+        if peer.is_reserve() && !self.calls_reserve(ctx) {
+            return false;
+        }
         let cap = ctx.config.max_requests;
         let depth = peer.flow.depth(ctx.now, room.bulk, cap, self.peers.len());
         let in_flight = peer.flow.in_flight() as u32;
@@ -200,8 +203,11 @@ impl Torrent {
     /// Whether a peer may be asked for blocks of a piece.
     fn may_ask(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32) -> bool {
         let sole = content.pieces.active(piece).and_then(|active| active.isolated.as_ref());
-        peer.serves(ctx.now, piece)
-            && sole.is_none_or(|isolation| isolation.sole.is_some_and(|(conn, _)| conn == peer.conn))
+        let may = match sole {
+            Some(isolation) => isolation.sole.is_some_and(|(conn, _)| conn == peer.conn),
+            None => !peer.is_reserve() || self.needs_reserve(ctx, piece),
+        };
+        may && peer.serves(ctx.now, piece)
     }
 
     /// The block that a peer should be asked for next.
@@ -370,6 +376,7 @@ impl Torrent {
         (peer.heard, peer.downloaded, self.downloaded) = (ctx.now, peer.downloaded + bytes, self.downloaded + bytes);
         peer.down.add(ctx.now, bytes);
         self.down.add(ctx.now, bytes);
+        self.reserve.delivered(ctx.now, peer.is_reserve());
         let is_block = content.metainfo.layout().is_block(span);
         let number = if is_block { content.pieces.number(span.piece.0, span.block().0) } else { 0 };
         let answered = if is_block { peer.flow.arrived(ctx.now, number, span.len) } else { Answered::Unknown };

@@ -69,6 +69,7 @@ impl Torrent {
     /// An address to dial, from a source or from a peer.
     pub(super) fn found(&mut self, ctx: &Context<'_>, addr: PeerAddr, gossip: bool) {
         let rank = self.rank(ctx, &addr);
+        self.reserve.is_known |= matches!(addr, PeerAddr::Web(_));
         self.candidates.found(addr, gossip, rank, ctx.config.max_candidates);
     }
 

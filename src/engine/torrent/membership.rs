@@ -52,6 +52,8 @@ impl Torrent {
         let identities: BTreeSet<&PeerIdentity> = self.peers.values().map(|peer| &*peer.identity).collect();
         let dialable: BTreeSet<SocketAddr> = self.peers.values().filter_map(Peer::dialable).collect();
         let unwanted = |addr: &PeerAddr, identity: Option<&PeerIdentity>| match addr {
+            // Called when nobody else delivers.
+            PeerAddr::Web(_) => true,
             // Several peers may share an IP address.
             PeerAddr::Socket(addr) => banned.contains(&PeerIdentity::Ip(addr.ip())) || dialable.contains(addr),
             _ => identity.is_some_and(|identity| banned.contains(identity) || identities.contains(identity)),
@@ -114,7 +116,7 @@ impl Torrent {
         }
         let from_there = self.peers.values().filter(|old| old.identity == new.identity).count();
         let crowded = !proven && from_there >= ctx.config.max_peers_per_ip;
-        let full = self.peers.len() >= ctx.config.max_peers;
+        let full = self.peers.len() >= ctx.config.max_peers && !new.is_reserve();
         if crowded || full && !self.make_room(ctx, new) {
             return Some(DisconnectReason::TooMany);
         }
@@ -127,7 +129,7 @@ impl Torrent {
     fn make_room(&mut self, ctx: &mut Context<'_>, new: &Peer) -> bool {
         let rank = |peer: &Peer| match peer.addr {
             PeerAddr::Socket(_) => self.rank(ctx, &peer.dialable().map_or(peer.addr.clone(), PeerAddr::Socket)),
-            PeerAddr::Libp2p(_) | PeerAddr::Memory(_) => u32::MAX,
+            PeerAddr::Libp2p(_) | PeerAddr::Web(_) | PeerAddr::Memory(_) => u32::MAX,
         };
         let in_use = |peer: &&Peer| {
             peer.flow.in_flight() > 0 || peer.down.per_second(ctx.now).max(peer.up.per_second(ctx.now)) > IN_USE
@@ -233,7 +235,7 @@ impl Torrent {
     /// Forgets a peer; closes its connection if there is a reason to.
     pub(super) fn leave(&mut self, ctx: &mut Context<'_>, conn: ConnId, reason: Option<DisconnectReason>) {
         let Some(mut peer) = self.peers.remove(&conn) else { return };
-        let of_use = reason != Some(DisconnectReason::NoUse);
+        let of_use = reason != Some(DisconnectReason::NoUse) || peer.is_reserve();
         if let Some(reason) = reason {
             ctx.disconnect(conn, reason);
         }

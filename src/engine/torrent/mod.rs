@@ -8,6 +8,7 @@ mod gossip;
 mod membership;
 mod messages;
 mod reading;
+mod reserve;
 mod serve;
 mod verify;
 
@@ -31,6 +32,7 @@ use super::readers::Readers;
 use super::{DisconnectReason, Output, ReadError, TorrentStats, Wasted};
 use crate::metainfo::Metainfo;
 use crate::types::{Bitfield, ConnId, InfoId, PeerIdentity, TorrentKey};
+use reserve::Reserve;
 use verify::LeafJob;
 
 /// What is known once there is a metainfo.
@@ -64,6 +66,8 @@ pub(super) struct Torrent {
     prefetch: Prefetch,
     peers: BTreeMap<ConnId, Peer>,
     candidates: Candidates,
+    /// When web seeds are asked.
+    reserve: Reserve,
     /// Our own address as most peers see it, of IPv4 and IPv6.
     seen_at: [Option<IpAddr>; 2],
     readers: Readers,
@@ -103,6 +107,7 @@ impl Torrent {
             prefetch: Prefetch::None,
             peers: BTreeMap::new(),
             candidates: Candidates::default(),
+            reserve: Reserve::new(now),
             seen_at: [None; 2],
             readers: Readers::default(),
             choker: Choker::default(),

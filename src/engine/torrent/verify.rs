@@ -351,6 +351,10 @@ impl Torrent {
 
     /// Chooses the peer that an isolated piece is fetched from next, and starts it anew.
     fn assign_sole(&mut self, ctx: &mut Context<'_>, piece: u32) {
+        let needs_reserve = self.needs_reserve(ctx, piece);
+        let may_ask =
+            |peer: &&crate::engine::peer::Peer| (needs_reserve || !peer.is_reserve()) && peer.serves(ctx.now, piece);
+        let may_ask: BTreeSet<ConnId> = self.peers.values().filter(may_ask).map(|peer| peer.conn).collect();
         let Some(content) = &mut self.content else { return };
         let mut asked: Vec<(ConnId, u32)> = Vec::new();
         for block in 0..content.pieces.blocks_in(piece) {
@@ -364,7 +368,7 @@ impl Torrent {
             return;
         };
         isolation.tried.extend(isolation.sole.take().map(|(conn, _)| conn));
-        let able: Vec<_> = self.peers.values().filter(|peer| peer.serves(ctx.now, piece)).collect();
+        let able: Vec<_> = self.peers.values().filter(|peer| may_ask.contains(&peer.conn)).collect();
         if able.iter().all(|peer| isolation.tried.contains(&peer.conn)) {
             isolation.tried.clear();
         }

@@ -201,6 +201,28 @@ fn names_are_shown_and_never_merge() {
 }
 
 #[test]
+fn web_seeds_have_files_where_bep_19_says_whatever_the_form() {
+    let urls = |metainfo: &Metainfo, file| {
+        ["http://w/x", "http://w/x/"].map(|base| metainfo.web_seed_url(base, FileIndex(file)).unwrap())
+    };
+    let one = Value::dict([
+        ("length", 3.into()),
+        ("name", "a b#?.txt".into()),
+        ("piece length", (1 << 14).into()),
+        ("pieces", hashes(1 << 14, b"abc")),
+    ]);
+    let one = parse(&one).unwrap();
+    assert_eq!(urls(&one, 0), ["http://w/x", "http://w/x/a%20b%23%3F.txt"]);
+    let many = v1_info(1 << 14, b"abc", vec![file(1, &[b"d", b"1%"]), file(2, &["é".as_bytes()])]);
+    let many = parse(&many).unwrap();
+    assert_eq!(urls(&many, 0), ["http://w/x/t/d/1%25"; 2]);
+    assert_eq!(urls(&many, 1), ["http://w/x/t/%C3%A9"; 2]);
+    let (native, _) = crate::metainfo::testing::torrent(HashAlgorithm::Blake3, 1 << 14, &[vec![1], vec![2]]);
+    assert_eq!(urls(&native, 1), [0; 2].map(|_| format!("http://w/x/{}/0001", native.name())));
+    assert_eq!(native.web_seed_url("http://w/", FileIndex(99)), None);
+}
+
+#[test]
 fn the_key_that_promises_utf_8_comes_first() {
     let info = |promise: &[u8]| {
         let file = file(3, &[b"\xff"]).set("path.utf-8", path(&[promise]));
