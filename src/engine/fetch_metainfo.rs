@@ -153,6 +153,15 @@ impl MetainfoFetch {
         Ok(())
     }
 
+    /// Pieces that the peer which is furthest has sent, of how many; `None` while nobody is asked.
+    pub(super) fn progress(&self) -> Option<(u32, u32)> {
+        let pieces = |one: &Assembly| (one.received, one.pieces.len() as u32);
+        self.running
+            .values()
+            .map(pieces)
+            .max_by_key(|(received, all)| u64::from(*received) * 1000 / u64::from(*all).max(1))
+    }
+
     pub(super) fn gone(&mut self, conn: ConnId) {
         self.offers.remove(&conn);
         self.running.remove(&conn);

@@ -31,6 +31,8 @@ pub struct TorrentStats {
     pub waiting_reads: usize,
     /// Bytes ahead of the positions of readers that are wanted, whether they are here or not.
     pub window_bytes: u64,
+    /// While the metainfo is searched: pieces of it that the furthest peer has sent, of how many.
+    pub metainfo_pieces: Option<(u32, u32)>,
     /// Addresses that are known.
     pub known_addresses: usize,
     /// Connected peers.
