@@ -10,6 +10,7 @@ use super::error::CliError;
 use super::node_args::NodeArgs;
 use super::output::{self, Bar};
 use super::session::{Role, Session};
+use super::status::short;
 use crate::control::Client;
 use crate::node::api::{MountRequest, TorrentInfo};
 use crate::node::lifecycle::Signals;
@@ -29,6 +30,9 @@ pub(super) struct Args {
     /// Let other users look too
     #[arg(long)]
     allow_other: bool,
+    /// Mount at once, and stay empty until the metainfo is there, however long that takes: `knot status` tells
+    #[arg(long)]
+    lazy: bool,
     /// Mount options: allow_other, ro
     #[arg(short, value_name = "OPTIONS", value_delimiter = ',')]
     options: Vec<MountOption>,
@@ -63,6 +67,7 @@ impl Args {
             allow_other: self.allow_other || self.options.contains(&MountOption::AllowOther),
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
+            lazy: self.lazy,
         })
     }
 }
@@ -123,6 +128,11 @@ async fn mount(client: &Client, request: &MountRequest) -> Result<TorrentInfo, C
 fn report(common: &Common, mountpoint: &Path, torrent: &TorrentInfo) -> Result<(), CliError> {
     if common.json {
         return output::json(torrent);
+    }
+    if torrent.name.is_empty() {
+        let short = short(&torrent.info_id);
+        output::note(format!("mounted at {mountpoint:?}, empty until the metainfo of {short} is there"));
+        return Ok(());
     }
     output::note(format!("mounted {:?} ({}) at {mountpoint:?}", torrent.name, output::size(torrent.total_length)));
     Ok(())

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::error::CliError;
-use crate::node::api::{MetainfoWait, Progress};
+use crate::node::api::Progress;
 
 /// Writes a line to stdout: a result.
 pub(super) fn line(text: impl AsRef<str>) -> Result<(), CliError> {
@@ -75,25 +75,11 @@ impl Bar {
     /// Shows what a node reports.
     pub(super) fn show(&self, progress: &Progress) {
         match progress {
-            Progress::Metainfo(wait) => self.waiting(waits_for(wait)),
+            Progress::Metainfo(wait) => self.waiting(wait.to_string()),
             Progress::Checking { done, total } => self.bytes("checking", *done, *total),
             Progress::Fetching { done, total, .. } => self.bytes("fetching", *done, *total),
             Progress::Done { .. } | Progress::Failed(_) => {}
         }
-    }
-}
-
-/// What is missing before a torrent can be used.
-fn waits_for(wait: &MetainfoWait) -> String {
-    let asked = if wait.sources.is_empty() { "nobody".to_owned() } else { wait.sources.join(", ") };
-    let MetainfoWait { peers, found, pieces, .. } = wait;
-    if let Some((here, all)) = pieces {
-        return format!("fetching the metainfo, {here} of {all} pieces, from {peers} of {found} peers");
-    }
-    match (peers, found) {
-        (0, 0) => format!("waiting for peers, asking {asked}"),
-        (0, _) => format!("waiting for one of {found} peers to answer, asking {asked}"),
-        _ => format!("waiting for the metainfo from {peers} of {found} peers, asking {asked}"),
     }
 }
 

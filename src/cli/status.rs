@@ -27,9 +27,10 @@ fn for_people(status: &NodeStatus) -> String {
     lines.extend(status.listen.iter().map(|addr| format!("listens   {addr}")));
     lines.push(format!("cache     {} of {}", size(status.cache.used_bytes), size(status.cache.cap_bytes)));
     lines.extend(status.sources.iter().map(|source| format!("source    {}: {}", source.name, source.state)));
-    lines.extend(
-        status.mounts.iter().map(|mount| format!("mount     {:?}  {}", mount.mountpoint, short(&mount.info_id))),
-    );
+    for mount in &status.mounts {
+        lines.push(format!("mount     {:?}  {}", mount.mountpoint, short(&mount.info_id)));
+        lines.extend(mount.waits_for.iter().map(|what| format!("          empty, {what}")));
+    }
     status.torrents.iter().for_each(|torrent| add_torrent(&mut lines, torrent));
     lines.extend(status.warnings.iter().map(|warning| format!("warning   {warning}")));
     lines.join("\n") + "\n"
@@ -60,6 +61,6 @@ fn add_torrent(lines: &mut Vec<String>, torrent: &TorrentStatus) {
     }));
 }
 
-fn short(info_id: &str) -> &str {
+pub(super) fn short(info_id: &str) -> &str {
     info_id.get(..SHORT_ID).unwrap_or(info_id)
 }

@@ -175,7 +175,7 @@ fn add() -> AddRequest {
 }
 
 fn mount_request() -> MountRequest {
-    MountRequest { add: add(), mountpoint: "/mnt".into(), allow_other: false, uid: 0, gid: 0 }
+    MountRequest { add: add(), mountpoint: "/mnt".into(), allow_other: false, uid: 0, gid: 0, lazy: false }
 }
 
 fn seed_request() -> SeedRequest {

@@ -70,13 +70,6 @@ struct Assembly {
     progress: Instant,
 }
 
-impl MetainfoFetch {
-    /// Pieces that have come and all of them, from the peer that has sent most.
-    pub(super) fn pieces(&self) -> Option<(u32, u32)> {
-        self.running.values().map(|one| (one.received, one.pieces.len() as u32)).max()
-    }
-}
-
 /// A piece to ask a peer for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PieceAsk {
@@ -158,6 +151,15 @@ impl MetainfoFetch {
             (offer.carrier, offer.size) = (carrier, size);
         }
         Ok(())
+    }
+
+    /// Pieces that the peer which is furthest has sent, of how many; `None` while nobody is asked.
+    pub(super) fn progress(&self) -> Option<(u32, u32)> {
+        let pieces = |one: &Assembly| (one.received, one.pieces.len() as u32);
+        self.running
+            .values()
+            .map(pieces)
+            .max_by_key(|(received, all)| u64::from(*received) * 1000 / u64::from(*all).max(1))
     }
 
     pub(super) fn gone(&mut self, conn: ConnId) {

@@ -31,8 +31,7 @@ pub struct TorrentStats {
     pub waiting_reads: usize,
     /// Bytes ahead of the positions of readers that are wanted, whether they are here or not.
     pub window_bytes: u64,
-    /// Pieces of the metainfo that are here and all of them, from the peer that has sent most of it; `None` while none
-    /// is asked.
+    /// While the metainfo is searched: pieces of it that the furthest peer has sent, of how many.
     pub metainfo_pieces: Option<(u32, u32)>,
     /// Addresses that are known.
     pub known_addresses: usize,

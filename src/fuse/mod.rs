@@ -11,23 +11,25 @@ mod error;
 mod foreign;
 mod mountinfo;
 mod mountpoint;
+mod view;
 mod waiting;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::{Config, Session, SessionACL};
 
 use crate::node::api::ApiError;
-use crate::node::mount::{MountOptions, MountView, Mounted, Mounter};
-use crate::vfs::{Owner, Vfs};
+use crate::node::mount::{MountOptions, MountView, Mounted, Mounter, Pending};
+use crate::vfs::{EmptyRoot, Owner, Vfs};
 use adapter::Adapter;
 use device::Unmounted;
 use error::MountError;
 use mountinfo::MountEntry;
+use view::View;
 use waiting::{Waiting, drop_stale_pages};
 
 pub use foreign::unmount_foreign;
@@ -48,10 +50,27 @@ pub struct FuseMounter;
 
 impl Mounter for FuseMounter {
     fn mount(&self, view: MountView, mountpoint: &Path, options: &MountOptions) -> Result<Box<dyn Mounted>, ApiError> {
-        let owner = Owner { uid: options.uid, gid: options.gid };
-        let vfs = Vfs::new(view.metainfo, view.content, owner).map_err(MountError::Tree)?;
-        Ok(Box::new(FuseMount::start(vfs, mountpoint, options)?))
+        let vfs = vfs(view, owner(options))?;
+        Ok(Box::new(FuseMount::start(View::Torrent(Box::new(vfs)), mountpoint, options)?))
     }
+
+    fn mount_empty(
+        &self,
+        pending: Pending,
+        mountpoint: &Path,
+        options: &MountOptions,
+    ) -> Result<Box<dyn Mounted>, ApiError> {
+        let root = EmptyRoot::new(owner(options), pending.info_id, pending.waits_for);
+        Ok(Box::new(FuseMount::start(View::Late(root, OnceLock::new()), mountpoint, options)?))
+    }
+}
+
+fn owner(options: &MountOptions) -> Owner {
+    Owner { uid: options.uid, gid: options.gid }
+}
+
+fn vfs(view: MountView, owner: Owner) -> Result<Vfs, MountError> {
+    Vfs::new(view.metainfo, view.content, owner).map_err(MountError::Tree)
 }
 
 /// A mount that is being served.
@@ -59,6 +78,8 @@ struct FuseMount {
     mountpoint: PathBuf,
     /// `major:minor` of the filesystem.
     device: String,
+    view: Arc<View>,
+    owner: Owner,
     waiting: Arc<Waiting>,
     connection: Arc<Connection>,
 }
@@ -82,11 +103,12 @@ impl Connection {
 }
 
 impl FuseMount {
-    fn start(vfs: Vfs, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+    fn start(view: View, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
         let mountpoint = mountpoint::prepare(mountpoint)?;
         let (waiting, failures) = Waiting::new();
         let waiting = Arc::new(waiting);
-        let adapter = Adapter::new(vfs, Arc::clone(&waiting));
+        let view = Arc::new(view);
+        let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&waiting));
         let fd = device::mount(&mountpoint, options)?;
         let taken_back = |error| {
             let _ = device::detach(&mountpoint);
@@ -116,7 +138,7 @@ impl FuseMount {
         let mounts = mountinfo::mounts_at(&mountpoint).unwrap_or_default();
         let device = mounts.into_iter().next_back().map(|mount| mount.device).unwrap_or_default();
         device::raise_read_ahead(&device, READ_AHEAD_KIB);
-        Ok(Self { mountpoint, device, waiting, connection })
+        Ok(Self { mountpoint, device, view, owner: owner(options), waiting, connection })
     }
 
     /// The mounts at its place, from itself upwards; none where it has been unmounted.
@@ -150,6 +172,13 @@ impl FuseMount {
 impl Mounted for FuseMount {
     fn is_alive(&self) -> bool {
         self.connection.is_alive() && !self.mounts().is_empty()
+    }
+
+    fn fill(&self, view: MountView) -> Result<(), ApiError> {
+        match self.view.fill(vfs(view, self.owner)?) {
+            true => Ok(()),
+            false => Err(MountError::Filled { path: self.mountpoint.clone() }.into()),
+        }
     }
 
     fn unmount(self: Box<Self>) -> Result<(), ApiError> {

@@ -67,6 +67,9 @@ pub struct MountRequest {
     pub uid: u32,
     /// Group of every file; the mounter's.
     pub gid: u32,
+    /// Whether to mount at once, empty, where the metainfo has to be waited for.
+    #[serde(default)]
+    pub lazy: bool,
 }
 
 /// Content to serve in place.
@@ -194,6 +197,9 @@ pub struct MountStatus {
     pub mountpoint: PathBuf,
     /// What.
     pub info_id: String,
+    /// Why the directory is still empty; `None` where it is not.
+    #[serde(default)]
+    pub waits_for: Option<String>,
 }
 
 /// A complete download into a directory.
@@ -248,9 +254,22 @@ pub struct MetainfoWait {
     pub found: usize,
     /// Names of the sources that were asked.
     pub sources: Vec<String>,
-    /// Pieces of the metainfo that have come, and all of them, once a peer sends some.
+    /// Pieces of the metainfo that are here, of how many; `None` while no peer sends it.
     #[serde(default)]
     pub pieces: Option<(u32, u32)>,
+}
+
+impl std::fmt::Display for MetainfoWait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let asked = if self.sources.is_empty() { "nobody".to_owned() } else { self.sources.join(", ") };
+        let Self { peers, found, .. } = self;
+        match (self.pieces, peers, found) {
+            (Some((here, all)), ..) => write!(f, "fetching the metainfo, {here} of {all} pieces, from {peers} peers"),
+            (None, 0, 0) => write!(f, "waiting for peers, asking {asked}"),
+            (None, 0, _) => write!(f, "waiting for one of {found} peers to answer, asking {asked}"),
+            _ => write!(f, "waiting for the metainfo from {peers} of {found} peers, asking {asked}"),
+        }
+    }
 }
 
 /// Why the node refused, with the exit code that a command should leave with.
@@ -275,4 +294,22 @@ pub enum ErrorKind {
     Verification,
     /// Anything else: exit code 1.
     Failure,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_says_how_far_it_has_come() {
+        let mut wait = MetainfoWait { sources: vec!["dht".into(), "lsd".into()], ..MetainfoWait::default() };
+        assert_eq!(wait.to_string(), "waiting for peers, asking dht, lsd");
+        wait.found = 7;
+        assert_eq!(wait.to_string(), "waiting for one of 7 peers to answer, asking dht, lsd");
+        wait.peers = 2;
+        assert_eq!(wait.to_string(), "waiting for the metainfo from 2 of 7 peers, asking dht, lsd");
+        wait.pieces = Some((3, 9));
+        assert_eq!(wait.to_string(), "fetching the metainfo, 3 of 9 pieces, from 2 peers");
+        assert_eq!(MetainfoWait::default().to_string(), "waiting for peers, asking nobody");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -85,10 +86,29 @@ impl NodeHandle {
         self.open_lead(&lead, &request, &progress).await
     }
 
-    async fn open_lead(&self, lead: &Lead, request: &AddRequest, progress: &ProgressSink) -> Result<Torrent, ApiError> {
+    pub(super) async fn open_lead(
+        &self,
+        lead: &Lead,
+        request: &AddRequest,
+        progress: &ProgressSink,
+    ) -> Result<Torrent, ApiError> {
         let entry = self.0.registry.entry(lead.id);
-        let torrent =
-            entry.torrent.get_or_try_init(|| self.prepare(&entry, lead, request, None, progress)).await?.clone();
+        // Somebody else may be waiting for the metainfo, whom this helps.
+        self.send(lead.hints(entry.key, None)).await?;
+        let is_ours = AtomicBool::new(false);
+        let open = entry.torrent.get_or_try_init(|| {
+            is_ours.store(true, Ordering::Relaxed);
+            self.prepare(&entry, lead, request, None, progress)
+        });
+        let mut open = std::pin::pin!(open);
+        let torrent = match timeout(request.metainfo_timeout, &mut open).await {
+            Ok(opened) => opened?.clone(),
+            // Another may wait for the metainfo for longer than this one wants to.
+            Err(_) if !is_ours.load(Ordering::Relaxed) && self.lacks_metainfo(entry.key).await => {
+                return Err(metainfo_missing(&self.wait(entry.key, request).await, lead, request));
+            }
+            Err(_) => open.await?.clone(),
+        };
         self.use_torrent(entry.clone(), torrent, request, lead).await
     }
 
@@ -116,14 +136,13 @@ impl NodeHandle {
     /// # Errors
     /// As [`NodeHandle::open`], and those of the mount point.
     pub async fn mount(&self, request: MountRequest, progress: ProgressSink) -> Result<TorrentInfo, ApiError> {
-        let torrent = self.open(request.add, progress).await?;
+        let lead = Lead::new(&request.add.torrent, &request.add.peers, self.0.local).await?;
+        if request.lazy && !self.knows(&lead).await? {
+            return self.mount_empty(lead, request).await;
+        }
+        let torrent = self.open_lead(&lead, &request.add, &progress).await?;
         let view = MountView { metainfo: torrent.metainfo.clone(), content: torrent.content.clone() };
-        let options = MountOptions {
-            allow_other: request.allow_other,
-            uid: request.uid,
-            gid: request.gid,
-            fs_name: format!("knot:{}", torrent.info.info_id),
-        };
+        let options = mount_options(&request, &torrent.info.info_id);
         let (mounter, mountpoint) = (self.0.mounter.clone(), request.mountpoint);
         let at = mountpoint.clone();
         let session = blocking(move || mounter.mount(view, &at, &options)).await??;
@@ -232,8 +251,19 @@ impl NodeHandle {
         timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()?
     }
 
+    /// Whether the metainfo of a torrent is being searched.
+    async fn lacks_metainfo(&self, torrent: TorrentKey) -> bool {
+        self.stats(torrent).await.is_some_and(|stats| !stats.has_metainfo)
+    }
+
     pub(super) async fn send(&self, command: Command) -> Result<(), ApiError> {
         self.0.commands.send(command).await.map_err(|_| failure("the node is shutting down".to_owned()))
+    }
+
+    /// Whether nobody has to be asked for the metainfo.
+    async fn knows(&self, lead: &Lead) -> Result<bool, ApiError> {
+        let is_open = || self.0.registry.entry(lead.id).torrent.get().is_some();
+        Ok(lead.metainfo.is_some() || is_open() || self.remembered(lead).await?.is_some())
     }
 
     /// The metainfo that the name is of, from the store.
@@ -389,6 +419,16 @@ impl Drop for RemoveUnlessOpened<'_> {
         if let Some(torrent) = self.torrent {
             let _ = self.commands.try_send(Command::Remove { torrent });
         }
+    }
+}
+
+/// How a torrent is mounted.
+pub(super) fn mount_options(request: &MountRequest, info_id: &str) -> MountOptions {
+    MountOptions {
+        allow_other: request.allow_other,
+        uid: request.uid,
+        gid: request.gid,
+        fs_name: format!("knot:{info_id}"),
     }
 }
 

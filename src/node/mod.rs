@@ -13,6 +13,7 @@ mod get;
 mod handle;
 mod identity;
 mod jobs;
+mod lazy;
 pub mod lifecycle;
 pub mod mount;
 mod mounts;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::api::ApiError;
 use crate::metainfo::Metainfo;
-use crate::vfs::Content;
+use crate::vfs::{Content, Says};
 
 /// Mounts torrents.
 pub trait Mounter: Send + Sync {
@@ -16,6 +16,25 @@ pub trait Mounter: Send + Sync {
     /// # Errors
     /// When the directory cannot be a mount point, or the kernel refuses; the message says what to do.
     fn mount(&self, view: MountView, mountpoint: &Path, options: &MountOptions) -> Result<Box<dyn Mounted>, ApiError>;
+
+    /// Shows an empty directory, until [`Mounted::fill`].
+    ///
+    /// # Errors
+    /// As [`Mounter::mount`].
+    fn mount_empty(
+        &self,
+        pending: Pending,
+        mountpoint: &Path,
+        options: &MountOptions,
+    ) -> Result<Box<dyn Mounted>, ApiError>;
+}
+
+/// A torrent of which nothing can be shown yet.
+pub struct Pending {
+    /// Its InfoID.
+    pub info_id: String,
+    /// Says what it waits for, whenever somebody asks.
+    pub waits_for: Says,
 }
 
 /// What to show.
@@ -44,6 +63,12 @@ pub struct MountOptions {
 pub trait Mounted: Send + Sync {
     /// Whether it is still there: not if it was unmounted from outside.
     fn is_alive(&self) -> bool;
+
+    /// Shows a torrent in place of the empty directory, once.
+    ///
+    /// # Errors
+    /// When the torrent cannot be shown, or one is shown already.
+    fn fill(&self, view: MountView) -> Result<(), ApiError>;
 
     /// Takes it away. Programs that still use it lose it: their reads fail. Blocks for a few seconds at the most.
     ///

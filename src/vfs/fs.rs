@@ -21,9 +21,9 @@ const COMPLETE: Duration = Duration::from_secs(60);
 const GROWING: Duration = Duration::from_secs(1);
 
 /// Unit in which [`StatFs`] counts.
-const STATFS_BLOCK: u32 = 4096;
+pub(super) const STATFS_BLOCK: u32 = 4096;
 /// Bytes of the longest name in a directory.
-const NAME_MAX: u32 = 255;
+pub(super) const NAME_MAX: u32 = 255;
 
 /// Who everything belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,10 +5,12 @@
 //! - Nothing can be written; there is no operation that would.
 
 mod content;
+mod empty;
 mod fs;
 mod tree;
 
 pub use content::{Content, ContentError, ReadReply};
+pub use empty::{EmptyRoot, Says};
 pub use fs::{Attr, DirEntry, FileKind, FsError, Handle, Opened, Owner, StatFs, Vfs};
 pub use tree::{Ino, TreeError};
 

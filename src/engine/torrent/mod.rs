@@ -220,7 +220,7 @@ impl Torrent {
             hash_failures: self.hash_failures,
             waiting_reads: self.readers.waiting_reads(),
             window_bytes: self.content.as_ref().map_or(0, |content| self.readers.window_bytes(&content.pieces)),
-            metainfo_pieces: self.search.as_ref().and_then(MetainfoFetch::pieces),
+            metainfo_pieces: self.search.as_ref().and_then(MetainfoFetch::progress),
             known_addresses: self.candidates.len(),
             peers: self.peers.values().map(|peer| peer.stats(now, pieces)).collect(),
         }

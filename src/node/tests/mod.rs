@@ -1,5 +1,6 @@
 //! Whole nodes in one process, over libp2p on loopback.
 
+mod lazy;
 mod liar;
 
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::api::{AddRequest, ApiError, ErrorKind, SeedRequest, TorrentName};
-use super::mount::{MountOptions, MountView, Mounted, Mounter};
+use super::mount::{MountOptions, MountView, Mounted, Mounter, Pending};
 use super::{Node, NodeConfig, Torrent, read};
 use crate::metainfo::{CreateOptions, Metainfo};
 use crate::types::{FileIndex, HashAlgorithm};
@@ -21,6 +22,10 @@ struct NoMounts;
 
 impl Mounter for NoMounts {
     fn mount(&self, _: MountView, _: &Path, _: &MountOptions) -> Result<Box<dyn Mounted>, ApiError> {
+        Err(ApiError { kind: ErrorKind::Failure, message: "nothing is mounted here".to_owned() })
+    }
+
+    fn mount_empty(&self, _: Pending, _: &Path, _: &MountOptions) -> Result<Box<dyn Mounted>, ApiError> {
         Err(ApiError { kind: ErrorKind::Failure, message: "nothing is mounted here".to_owned() })
     }
 }
