@@ -11,7 +11,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use support::clients::{
-    Libtorrent, Seed, Tracker, aria2_fetches, aria2_seeds, aria2_shares, libtorrent_creates, mount, transmission,
+    Libtorrent, Seed, Tracker, aria2_fetches, aria2_seeds, aria2_shares, free_port, libtorrent_creates, mount,
+    transmission,
 };
 use support::process::{both, create, finish, knot, run, status, wait_until};
 use support::{compare, tree};
@@ -193,6 +194,21 @@ fn clients_fetch_what_knot_creates_and_seeds() {
 }
 
 #[test]
+fn transmission_fetches_what_knot_creates_and_seeds() {
+    let world = World::new();
+    // It makes no empty files.
+    fs::remove_file(world.source().join("empty")).unwrap();
+    let (torrent, _) = world.torrent(&[]);
+    let (fetched, at) = (world.path("fetched"), format!("127.0.12.1:{}", free_port("127.0.12.1")));
+    fs::create_dir(&fetched).unwrap();
+    let _transmission = transmission(&world.path("tr"), &fetched, &at, Path::new(&torrent));
+    let options = ["--discovery", "none", "--peer", &at];
+    let _seed = Seed::start(&world.source(), Path::new(&torrent), "127.0.12.2", &world.path("seed"), &options);
+    wait_until("transmission has everything", || has_all(&fetched.join("data"), &world.source()));
+    compare::whole(&world.source(), &fetched.join("data"));
+}
+
+#[test]
 fn a_native_torrent_travels_over_tcp_and_encrypted() {
     let world = World::new();
     let metainfo = world.path("data.knot");
@@ -256,6 +272,17 @@ fn rates_are_limited() {
     compare::whole(&world.source(), &world.path("out/data"));
 }
 
+/// Whether every file of `source` is in `copy` as it is.
+fn has_all(copy: &Path, source: &Path) -> bool {
+    fs::read_dir(source).unwrap().map(Result::unwrap).all(|entry| {
+        let copy = copy.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => has_all(&copy, &entry.path()),
+            false => fs::read(copy).is_ok_and(|bytes| bytes == fs::read(entry.path()).unwrap()),
+        }
+    })
+}
+
 /// What a client has of `data` at first: some pieces of the one file, and nothing of the other.
 fn give_part(source: &Path, dir: &Path, has: impl Fn(usize) -> bool) {
     const PIECE: usize = 65536;
@@ -299,12 +326,7 @@ fn a_swarm_in_which_nobody_had_everything_completes() {
     compare::whole(&world.source(), &mount.at);
     libtorrent.complete();
     for dir in &dirs {
-        wait_until("every client has everything", || {
-            ["at knot", "shared"].into_iter().all(|name| {
-                fs::read(dir.join("data").join(name))
-                    .is_ok_and(|bytes| bytes == fs::read(world.source().join(name)).unwrap())
-            })
-        });
+        wait_until("every client has everything", || has_all(&dir.join("data"), &world.source()));
     }
     let torrent = &mount.status()["torrents"][0];
     let useful = torrent["downloaded_bytes"].as_u64().unwrap() - torrent["wasted_bytes"].as_u64().unwrap();

@@ -177,12 +177,17 @@ pub(crate) fn aria2_fetches(dir: &Path, ip: &str, torrent: &str) {
     Running::quiet(aria2(dir, ip, torrent).arg("--seed-time=0")).succeeds();
 }
 
-/// A transmission-daemon that fetches `torrent` into `dir`, or, where all of it is there, serves it.
+/// A transmission-daemon that fetches `torrent` into `dir`, or, where all of it is there, serves it. It never dials
+/// loopback addresses: who is to meet it there has to dial it.
 pub(crate) fn transmission(home: &Path, dir: &Path, ip: &str, torrent: &Path) -> Running {
     let watched = home.join("watched");
     fs::create_dir_all(&watched).unwrap();
     fs::copy(torrent, watched.join("a.torrent")).unwrap();
-    let (port, rpc_port) = (free_port(ip), free_port(ip));
+    let (ip, port) = match ip.split_once(':') {
+        Some((ip, port)) => (ip, port.parse().unwrap()),
+        None => (ip, free_port(ip)),
+    };
+    let rpc_port = free_port(ip);
     let mut command = Command::new("transmission-daemon");
     command.args(["-f", "--no-dht", "--no-lpd", "--no-portmap", "--no-auth", "-i", ip, "-r", ip, "-I", "::1"]);
     command.args(["-P", &port.to_string(), "-p", &rpc_port.to_string()]);
