@@ -80,6 +80,8 @@ impl Gate {
             }
         };
         tokio::select! {
+            // The socket ends with the same token.
+            biased;
             () = stop.cancelled() => {}
             () = accept => tracing::warn!("the uTP socket failed: no more connections over uTP"),
         }
