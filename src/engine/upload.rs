@@ -22,9 +22,10 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// Takes a request; false if the queue is full.
+    /// Takes a request; false if the queue is full. What is on its way does not count: the peer may have it already,
+    /// and have asked for the next.
     pub(super) fn push(&mut self, span: BlockSpan, limit: usize) -> bool {
-        let room = self.queue.len() + self.sending.len() < limit;
+        let room = self.queue.len() < limit;
         if room {
             self.queue.push_back(span);
         }
@@ -76,10 +77,11 @@ mod tests {
         let mut upload = Upload::default();
         assert!((0..4).all(|piece| upload.push(span(piece), 4)) && !upload.push(span(4), 4));
         assert_eq!((upload.start(1), upload.start(1)), (Some(span(0)), None));
+        assert!(upload.push(span(5), 4) && !upload.push(span(6), 4), "the peer may have the first already");
         assert!(!upload.cancel(span(0)) && upload.cancel(span(2)) && !upload.cancel(span(2)));
         assert!(upload.finish(span(0)) && !upload.finish(span(0)));
         upload.allowed.insert(3);
-        assert_eq!(upload.choke(true), [span(1)]);
+        assert_eq!(upload.choke(true), [span(1), span(5)]);
         assert_eq!(upload.start(9), Some(span(3)));
     }
 }

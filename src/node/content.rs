@@ -59,16 +59,6 @@ impl TorrentContent {
     }
 }
 
-impl TorrentContent {
-    /// Replies, with no bytes, when part of a file is verified and here.
-    pub(super) fn fetch(&self, reader: ReaderId, file: FileIndex, offset: u64, len: u32, reply: ReadReply) {
-        let pending =
-            PendingRead::new(self.torrent.key, self.torrent.storage.clone(), reader, (file, offset, len), reply);
-        // A command that cannot be sent drops the read, which ends it.
-        let _ = self.send(Command::Read { read: ReadId(next_id()), pending: pending.without_bytes() });
-    }
-}
-
 impl Content for TorrentContent {
     fn open(&self, file: FileIndex) -> ReaderId {
         let reader = ReaderId(next_id());

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::api::{ApiError, ErrorKind, Progress};
 use super::handle::{NodeHandle, ProgressSink, Torrent, blocking, destination, failure};
 use super::storage::TorrentStorage;
+use crate::engine::ReadError;
 use crate::metainfo::{Entry, EntryKind};
 use crate::types::{FileIndex, ReaderId};
 use crate::vfs::{Content, ContentError, ReadReply};
@@ -27,6 +28,8 @@ use crate::vfs::{Content, ContentError, ReadReply};
 const CHUNK_LEN: u64 = 1 << 20;
 /// Reads in flight.
 const CHUNKS_AT_ONCE: usize = 16;
+/// How often it is looked how far a download is.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -66,12 +69,10 @@ impl Order<'_> {
         blocking(move || fs::create_dir_all(&at.root).map_err(|error| io_error("create", &at.root, &error))).await??;
         let meter = Arc::new(Meter::new(self.node.clone(), self.torrent.clone(), progress.clone()));
         if self.fits {
-            self.fetch(&meter).await?;
             let (storage, at) = (self.torrent.source.torrent.storage.clone(), places.clone());
-            if blocking(move || move_out(&storage, &at)).await?? {
+            if self.fetch(&meter).await? && blocking(move || move_out(&storage, &at)).await?? {
                 return Ok(places.target);
             }
-            meter.restart();
         }
         let is_wanted = |at: usize| self.selected.is_none_or(|selected| selected.contains(&FileIndex(at as u32)));
         for (at, entry) in self.torrent.metainfo.entries().iter().enumerate().filter(|(at, _)| is_wanted(*at)) {
@@ -103,26 +104,27 @@ impl Order<'_> {
         Ok(Places { target, staging, root, single })
     }
 
-    /// Waits until every byte is verified and here.
-    async fn fetch(&self, meter: &Arc<Meter>) -> Result<(), ApiError> {
-        let layout = self.torrent.metainfo.layout();
-        for file in (0..layout.file_count()).map(FileIndex) {
-            let (length, reader) = (layout.file_length(file), self.torrent.content.open(file));
-            let fetched = stream::iter(chunks(length))
-                .map(|offset| async move {
-                    let len = CHUNK_LEN.min(length - offset);
-                    let source = &self.torrent.source;
-                    answer(|reply| source.fetch(reader, file, offset, len as u32, reply)).await?;
-                    meter.add(len).await;
-                    Ok::<_, ApiError>(())
-                })
-                .buffer_unordered(CHUNKS_AT_ONCE)
-                .try_collect::<()>()
-                .await;
-            self.torrent.content.close(reader);
-            fetched?;
+    /// Waits until every byte is verified and here; false if the disk has no room to keep it.
+    async fn fetch(&self, meter: &Arc<Meter>) -> Result<bool, ApiError> {
+        let source = &self.torrent.source;
+        let storage = &source.torrent.storage;
+        let (mut most, mut since) = (storage.verified_bytes(), Instant::now());
+        while !storage.is_complete() {
+            if storage.lacks_room() {
+                return Ok(false);
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let verified = storage.verified_bytes();
+            meter.report(verified).await;
+            if verified > most {
+                (most, since) = (verified, Instant::now());
+            } else if since.elapsed() >= source.read_timeout {
+                let peers = self.node.stats(self.torrent.key).await.map_or(0, |stats| stats.peers.len());
+                let timeout = ReadError::Timeout { timeout: source.read_timeout, peers };
+                return Err(ApiError { kind: ErrorKind::NotFound, message: timeout.to_string() });
+            }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -308,13 +310,12 @@ impl Meter {
         Self { node, torrent, progress, done: AtomicU64::new(0), reported: std::sync::Mutex::new(Instant::now()) }
     }
 
-    /// Counts from the start again.
-    fn restart(&self) {
-        self.done.store(0, Ordering::Relaxed);
-    }
-
     async fn add(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.report(done).await;
+    }
+
+    async fn report(&self, done: u64) {
         let due = {
             let mut reported = self.reported.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let due = reported.elapsed() >= PROGRESS_INTERVAL;

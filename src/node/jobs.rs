@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::driver::{Event, StoredBlock};
-use super::storage::{StorageError, TorrentStorage};
+use super::storage::TorrentStorage;
 use crate::types::{BlockSpan, ConnId, FileIndex, PieceIndex, ReadId, ReaderId, TorrentKey};
 use crate::vfs::{ContentError, ReadReply};
 
@@ -35,8 +35,6 @@ pub(super) struct PendingRead {
     pub(super) offset: u64,
     pub(super) len: u32,
     pub(super) retries: u8,
-    /// Whether the bytes are wanted, or only that they are here.
-    wants_bytes: bool,
     reply: Option<ReadReply>,
 }
 
@@ -48,22 +46,7 @@ impl PendingRead {
         (file, offset, len): (FileIndex, u64, u32),
         reply: ReadReply,
     ) -> Self {
-        Self { torrent, storage, reader, file, offset, len, retries: 0, wants_bytes: true, reply: Some(reply) }
-    }
-
-    /// The same, answered with no bytes as soon as all are here.
-    pub(super) fn without_bytes(self) -> Self {
-        let mut pending = self;
-        pending.wants_bytes = false;
-        pending
-    }
-
-    /// What is read, if all of it is verified.
-    fn fetch(&self) -> Result<Option<Bytes>, StorageError> {
-        match self.wants_bytes {
-            true => self.storage.read_verified(self.file, self.offset, self.len),
-            false => Ok(self.storage.has_range(self.file, self.offset, self.len).then(Bytes::new)),
-        }
+        Self { torrent, storage, reader, file, offset, len, retries: 0, reply: Some(reply) }
     }
 
     pub(super) fn fail(mut self, error: ContentError) {
@@ -155,7 +138,7 @@ fn store(jobs: &[StoreJob]) -> Vec<StoredBlock> {
 }
 
 fn answer(read: ReadId, mut pending: PendingRead, events: &mpsc::Sender<Event>) {
-    match pending.fetch() {
+    match pending.storage.read_verified(pending.file, pending.offset, pending.len) {
         Ok(Some(bytes)) => pending.finish(Ok(bytes)),
         Ok(None) if pending.retries < MAX_RETRIES => {
             pending.retries += 1;

@@ -263,14 +263,6 @@ impl Cached {
         }
     }
 
-    /// Whether part of a file is verified, on the disk or in memory.
-    pub(super) fn has_range(&self, file: FileIndex, range: Range<u64>) -> bool {
-        let Some((object, own)) = self.object_of_file(file) else { return false };
-        let mut blocks = object.layout().blocks_of_range(own, range);
-        blocks
-            .all(|block| object.is_verified(block) || self.shared.overlay.get(object, block).is_some_and(|held| held.1))
-    }
-
     /// Part of a file, if all of it is verified.
     pub(super) fn read_file(&self, file: FileIndex, range: Range<u64>) -> Result<Option<Vec<u8>>, StorageError> {
         self.wanted_of_file(file, range).map_or(Ok(None), |wanted| self.read(&wanted))

@@ -10,6 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
 
+use rustix::fs::{CWD, RenameFlags};
+
 use super::cached::Cached;
 use super::in_place::InPlace;
 use super::object::{Object, flag};
@@ -26,6 +28,8 @@ pub(crate) struct HandOver<'a> {
     shared: &'a Shared,
     /// Where files were in the cache and are now.
     moved: Vec<(PathBuf, PathBuf)>,
+    /// What a new file of the user gets; known from the first one on.
+    permissions: Option<fs::Permissions>,
     _nothing_is_evicted: MutexGuard<'a, ()>,
 }
 
@@ -36,7 +40,13 @@ impl TorrentStorage {
         let (cached, shared) = (self.cached(), &*self.cached().shared);
         let guard = lock(&shared.evicting);
         let is_free = self.in_place().is_none() && cached.files().all(|file| is_whole(cached, file));
-        is_free.then(|| HandOver { storage: self, shared, moved: Vec::new(), _nothing_is_evicted: guard })
+        is_free.then(|| HandOver {
+            storage: self,
+            shared,
+            moved: Vec::new(),
+            permissions: None,
+            _nothing_is_evicted: guard,
+        })
     }
 }
 
@@ -61,20 +71,26 @@ impl HandOver<'_> {
     /// # Errors
     /// When it cannot be moved, of kind `CrossesDevices` where it lies on another filesystem.
     pub(crate) fn move_file(&mut self, file: FileIndex, to: &Path) -> io::Result<()> {
-        let new = File::create_new(to)?;
         let cached = self.storage.cached();
         if cached.metainfo.layout().file_length(file) == 0 {
-            return Ok(());
+            return File::create_new(to).map(drop);
         }
+        let permissions = self.permissions_at(to)?;
         let (object, own) = cached.object_of_file(file).ok_or(io::ErrorKind::NotFound)?;
         let from = self.shared.files.path(&object.place(own));
-        let permissions = new.metadata()?.permissions();
-        if let Err(error) = fs::rename(&from, to) {
-            let _ = fs::remove_file(to);
-            return Err(error);
-        }
+        // Over an existing file, ext4 would first write out all that is in memory of the new one.
+        rustix::fs::renameat_with(CWD, &from, CWD, to, RenameFlags::NOREPLACE)?;
         self.moved.push((from, to.to_owned()));
         fs::set_permissions(to, permissions)
+    }
+
+    fn permissions_at(&mut self, path: &Path) -> io::Result<fs::Permissions> {
+        if let Some(permissions) = &self.permissions {
+            return Ok(permissions.clone());
+        }
+        let permissions = File::create_new(path)?.metadata()?.permissions();
+        fs::remove_file(path)?;
+        Ok(self.permissions.insert(permissions).clone())
     }
 
     /// Serves the torrent from `path`, where all of its files now lie, and has the cache forget it.

@@ -99,6 +99,11 @@ impl TorrentStorage {
         self.in_place.get().is_some_and(InPlace::is_complete) || self.cached.is_complete()
     }
 
+    /// Whether blocks had to be kept in memory lately because the disk has no room.
+    pub(crate) fn lacks_room(&self) -> bool {
+        !self.cached.shared.overlay.is_empty()
+    }
+
     /// Verified bytes of `file` on this machine.
     pub(crate) fn cached_bytes(&self, file: FileIndex) -> u64 {
         let in_place = self.in_place.get().map_or(0, |in_place| in_place.good_bytes_of(file));
@@ -124,16 +129,6 @@ impl TorrentStorage {
             }
         }
         Ok(self.cached.read_file(file, offset..end)?.map(Bytes::from))
-    }
-
-    /// Whether all bytes `offset .. offset + len` of `file` are verified and here.
-    pub(crate) fn has_range(&self, file: FileIndex, offset: u64, len: u32) -> bool {
-        let layout = self.metainfo.layout();
-        let end = offset.saturating_add(u64::from(len)).min(layout.file_length(file));
-        let mut pieces = layout.pieces_of_range(file, offset..end).map(PieceIndex);
-        offset >= end
-            || self.in_place.get().is_some_and(|in_place| pieces.all(|piece| in_place.is_good(piece)))
-            || self.cached.has_range(file, offset..end)
     }
 
     /// The bytes of `span`, inside one piece, if all of them are verified. As [`TorrentStorage::read_verified`].
