@@ -338,7 +338,7 @@ fn a_small_read_asks_for_little() {
 #[test]
 fn a_killed_reader_leaves_at_once() {
     let mut mount = Mount::new(vec![Item::file("file", noise(1, 1 << 20))], Mode::Silent);
-    for (count, signal) in [(1, "-KILL"), (2, "-INT")] {
+    for (count, signal) in [(1, "-KILL"), (2, "-TERM")] {
         let mut cat =
             Command::new("cat").arg(mount.path("file")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         mount.content.wait_for_unanswered(1);
