@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use super::JoinOptions;
 use crate::types::SwarmId;
 
-/// A set of public swarms that can be waited on. Asking never blocks and nothing asked is lost, however often it changes: the worker
-/// compares the set with what it is doing.
+/// A set of public swarms that can be waited on. Asking never blocks and nothing asked is lost, however often it
+/// changes: the worker compares the set with what it is doing.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     swarms: Mutex<BTreeMap<SwarmId, JoinOptions>>,

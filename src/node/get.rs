@@ -109,11 +109,17 @@ impl Order<'_> {
         let source = &self.torrent.source;
         let storage = &source.torrent.storage;
         let (mut most, mut since) = (storage.verified_bytes(), Instant::now());
+        let mut counted = since;
         while !storage.is_complete() {
             if storage.lacks_room() {
                 return Ok(false);
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
+            // Counting goes over every file.
+            if counted.elapsed() < PROGRESS_INTERVAL {
+                continue;
+            }
+            counted = Instant::now();
             let verified = storage.verified_bytes();
             meter.report(verified).await;
             if verified > most {
