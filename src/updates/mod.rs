@@ -7,4 +7,4 @@ mod history;
 mod record;
 
 pub use history::{Judgement, judge};
-pub use record::{MAX_VALUE_LEN, RecordError, RecordParts, UpdateRecord};
+pub use record::{RecordError, UpdateRecord};

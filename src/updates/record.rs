@@ -6,10 +6,7 @@ use sha2::Sha256;
 
 use crate::metainfo::{SecretKey, is_signature, is_signature_of};
 use crate::types::bencode::{Value, put_bytes, put_int};
-use crate::types::{InfoHash, InfoSig, PublicKey};
-
-/// Bytes of the longest value that the mainline DHT carries (BEP 44), as the byte string that it is.
-pub const MAX_VALUE_LEN: usize = 1000 - 4;
+use crate::types::{InfoHash, InfoSig, MAX_RECORD_VALUE_LEN, PublicKey, RecordParts};
 
 /// A verified record. The same bytes and the same signature are a mutable item of the mainline DHT (BEP 44) and a
 /// record of the libp2p Kademlia, so that whoever has it can publish it again without the key.
@@ -23,21 +20,6 @@ pub struct UpdateRecord {
     seq: u64,
     signed_at: i64,
     signature: [u8; 64],
-}
-
-/// A record as networks carry it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordParts {
-    /// The publisher's public key: BEP 44's `k`.
-    pub key: [u8; 32],
-    /// SHA1 of the original InfoSig.
-    pub salt: [u8; 20],
-    /// The version.
-    pub seq: i64,
-    /// The signature: BEP 44's `sig`.
-    pub signature: [u8; 64],
-    /// The bencoded dictionary, which is a byte string in BEP 44's `v`.
-    pub value: Vec<u8>,
 }
 
 impl UpdateRecord {
@@ -95,7 +77,7 @@ impl UpdateRecord {
     }
 
     fn read(parts: &RecordParts) -> Result<Self, RecordError> {
-        if parts.value.len() > MAX_VALUE_LEN {
+        if parts.value.len() > MAX_RECORD_VALUE_LEN {
             return Err(RecordError::TooLong(parts.value.len()));
         }
         let (dict, rest) = Value::read(&parts.value).ok_or(RecordError::Form)?;
@@ -220,7 +202,7 @@ fn target(key: &[u8; 32], salt: &[u8]) -> [u8; 20] {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Larger than any record.
-    #[error("expected an update record of at most {MAX_VALUE_LEN} bytes, got {0}")]
+    #[error("expected an update record of at most {MAX_RECORD_VALUE_LEN} bytes, got {0}")]
     TooLong(usize),
     /// No dictionary with the fields of a record.
     #[error("expected an update record (a bencoded dictionary of ih, is, k, oh, os, q, t), got something else")]

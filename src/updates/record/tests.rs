@@ -124,7 +124,7 @@ proptest! {
     fn records_round_trip_and_every_changed_byte_is_noticed(seq in 1_u64..1 << 63, at in any::<i64>(), nth in 0_usize..400) {
         let record = UpdateRecord::sign(&key(), hash(0x11), hash(0x22), seq, at).unwrap();
         let parts = record.parts();
-        prop_assert!(parts.value.len() <= MAX_VALUE_LEN);
+        prop_assert!(parts.value.len() <= MAX_RECORD_VALUE_LEN);
         prop_assert_eq!(UpdateRecord::verify(&parts, record.original()), Ok(record.clone()));
         let mut changed = parts.clone();
         match changed.value.get_mut(nth) {
