@@ -172,6 +172,7 @@ fn hash(args: &Args, scan: Scan) -> Result<Metainfo, CliError> {
         piece_length: args.piece_length,
         created_at: now(),
         peers: Vec::new(),
+        version: None,
     };
     let metainfo = metainfo::create(&options, scan.entries, &scan.source, &on_progress)?;
     if hints.trackers.is_empty() && hints.web_seeds.is_empty() && hints.comment.is_none() {

@@ -9,7 +9,7 @@ use super::{
     Entry, EntryKind, Layout, LayoutError, MAX_FILES, MAX_METAINFO_LEN, MAX_PIECE_LENGTH, MIN_PIECE_LENGTH, Metainfo,
     MetainfoError, OnProgress, Source, TreePath, encode, native,
 };
-use crate::types::{Digest, FileIndex, FileRoot, HashAlgorithm, PeerAddr};
+use crate::types::{Digest, FileIndex, FileRoot, HashAlgorithm, InfoSig, PeerAddr};
 
 /// Pieces that a default piece length aims below.
 const FEW_PIECES: u64 = 2048;
@@ -31,6 +31,17 @@ pub struct CreateOptions {
     pub created_at: Option<i64>,
     /// Peers to suggest. Stay outside what is hashed.
     pub peers: Vec<PeerAddr>,
+    /// Which version of which dataset it is; `None` of a first version, which has no name yet.
+    pub version: Option<DatasetVersion>,
+}
+
+/// A version of a dataset, as its `info` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatasetVersion {
+    /// The dataset: the InfoSig of its first version.
+    pub origin: InfoSig,
+    /// Which version, from 1.
+    pub seq: u64,
 }
 
 /// Why there is no metainfo of some content.

@@ -52,6 +52,7 @@ pub fn create_torrent(
         piece_length: options.piece_length,
         created_at: options.created_at,
         peers: Vec::new(),
+        version: None,
     };
     let layout = lay_out(&plan, entries)?;
     let pieces = hash(algorithm, &layout, entries, source, on_progress)?;

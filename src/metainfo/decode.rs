@@ -4,8 +4,8 @@ use bendy::decoding::{Decoder, DictDecoder, Object};
 
 use super::encode::{Pairs, put_bytes};
 use super::path::{TreePath, shorten};
-use super::{Entry, EntryKind, MAX_FILES, MAX_METAINFO_LEN, MAX_PIECES, MetainfoError};
-use crate::types::{FileRoot, HashAlgorithm};
+use super::{DatasetVersion, Entry, EntryKind, MAX_FILES, MAX_METAINFO_LEN, MAX_PIECES, MetainfoError};
+use crate::types::{FileRoot, HashAlgorithm, InfoSig};
 
 /// Levels of lists and dictionaries that are followed.
 const MAX_DEPTH: usize = 100;
@@ -37,6 +37,7 @@ pub(super) struct Info<'a> {
     pub(super) pieces: Vec<&'a [u8]>,
     /// Roots are as they came.
     pub(super) entries: Vec<Entry>,
+    pub(super) version: Option<DatasetVersion>,
 }
 
 /// Reads an envelope; `info` in it is only skipped.
@@ -92,6 +93,7 @@ pub(super) fn pairs(bytes: &[u8]) -> Result<Pairs, MetainfoError> {
 pub(super) fn info(bytes: &[u8]) -> Result<Info<'_>, MetainfoError> {
     let (mut name, mut algorithm, mut piece_length) = (None, None, None);
     let (mut pieces, mut entries) = (None, None);
+    let (mut origin, mut seq) = (None, None);
     dictionary(bytes, |key, value| {
         match key {
             b"name" => name = Some(text("name", value)?),
@@ -99,16 +101,25 @@ pub(super) fn info(bytes: &[u8]) -> Result<Info<'_>, MetainfoError> {
             b"piece length" => piece_length = Some(digits("piece length", value)?),
             b"pieces" => pieces = Some(piece_list(value)?),
             b"files" => entries = Some(file_list(value)?),
+            b"origin" => origin = Some(self::origin(value)?),
+            b"seq" => seq = Some(self::seq(value)?),
             _ => {}
         }
         Ok(())
     })?;
+    let version = match (origin, seq) {
+        (None, None) => None,
+        (Some(origin), Some(seq)) => Some(DatasetVersion { origin, seq }),
+        (None, Some(_)) => return Err(MetainfoError::Missing("origin")),
+        (Some(_), None) => return Err(MetainfoError::Missing("seq")),
+    };
     Ok(Info {
         name: name.ok_or(MetainfoError::Missing("name"))?,
         algorithm: algorithm.ok_or(MetainfoError::Missing("piece hash algo"))?,
         piece_length: piece_length.ok_or(MetainfoError::Missing("piece length"))?,
         pieces: pieces.ok_or(MetainfoError::Missing("pieces"))?,
         entries: entries.ok_or(MetainfoError::Missing("files"))?,
+        version,
     })
 }
 
@@ -275,6 +286,21 @@ fn root(object: Object<'_, '_>) -> Result<FileRoot, MetainfoError> {
         got: format!("{} bytes", bytes.len()),
     });
     root.map(FileRoot)
+}
+
+fn origin(object: Object<'_, '_>) -> Result<InfoSig, MetainfoError> {
+    let bytes = byte_string("origin", object)?;
+    let got = || format!("{} bytes", bytes.len());
+    let sig = bytes.try_into().map_err(|_| MetainfoError::Field { key: "origin", expected: "64 bytes", got: got() });
+    sig.map(InfoSig)
+}
+
+/// The number of a version.
+fn seq(object: Object<'_, '_>) -> Result<u64, MetainfoError> {
+    let digits = digits("seq", object)?;
+    digits.parse::<i64>().ok().and_then(|seq| u64::try_from(seq).ok()).filter(|seq| *seq > 0).ok_or_else(|| {
+        MetainfoError::Field { key: "seq", expected: "a number from 1 to 2^63 - 1", got: shorten(digits) }
+    })
 }
 
 fn field(key: &'static str, expected: &'static str, got: &Object<'_, '_>) -> MetainfoError {

@@ -30,6 +30,10 @@ pub(super) fn info(options: &CreateOptions, piece_length: u32, entries: &[Entry]
     out.push(b'e');
     put_bytes(&mut out, b"name");
     put_bytes(&mut out, options.name.as_bytes());
+    if let Some(version) = &options.version {
+        put_bytes(&mut out, b"origin");
+        put_bytes(&mut out, &version.origin.0);
+    }
     put_bytes(&mut out, b"piece hash algo");
     put_bytes(&mut out, options.algorithm.name().as_bytes());
     put_bytes(&mut out, b"piece length");
@@ -37,7 +41,12 @@ pub(super) fn info(options: &CreateOptions, piece_length: u32, entries: &[Entry]
     put_bytes(&mut out, b"pieces");
     out.push(b'l');
     pieces.iter().for_each(|piece| put_bytes(&mut out, piece.as_bytes()));
-    out.extend_from_slice(b"ee");
+    out.push(b'e');
+    if let Some(version) = &options.version {
+        put_bytes(&mut out, b"seq");
+        put_int(&mut out, version.seq.into());
+    }
+    out.push(b'e');
     out
 }
 

@@ -26,7 +26,7 @@ mod path;
 mod torrent;
 mod tree;
 
-pub use create::{CreateError, CreateOptions, create, default_piece_length};
+pub use create::{CreateError, CreateOptions, DatasetVersion, create, default_piece_length};
 pub use create_torrent::{TorrentOptions, create_torrent};
 pub use entry::{Entry, EntryKind};
 pub use error::MetainfoError;

@@ -8,7 +8,10 @@ use bytes::Bytes;
 use super::bencode::{Document, Value};
 use super::foreign::{self, Origin};
 use super::tree::Node;
-use super::{Entry, EntryKind, Hints, Layout, MetainfoError, SecretKey, decode, encode, native, raw_name, torrent};
+use super::{
+    DatasetVersion, Entry, EntryKind, Hints, Layout, MetainfoError, SecretKey, decode, encode, native, raw_name,
+    torrent,
+};
 use crate::types::{
     Digest, FileIndex, FileRoot, HashAlgorithm, InfoHash, InfoId, InfoSig, Magnet, PeerAddr, PieceIndex, PublicKey,
     SwarmId,
@@ -86,6 +89,7 @@ pub(super) struct Parts {
     /// The non-empty files that have roots, by root.
     pub(super) by_root: Vec<(FileRoot, FileIndex)>,
     pub(super) foreign: Option<Arc<Extra>>,
+    pub(super) version: Option<DatasetVersion>,
 }
 
 /// What only foreign forms have.
@@ -258,6 +262,17 @@ impl Metainfo {
     /// The publisher's key, if it is signed.
     pub fn public_key(&self) -> Option<PublicKey> {
         self.parts.signature.map(|(_, key)| key)
+    }
+
+    /// Which version of which dataset it says that it is. A first version, and BitTorrent's forms, say nothing.
+    pub fn version(&self) -> Option<DatasetVersion> {
+        self.parts.version
+    }
+
+    /// The dataset that it belongs to, if it is signed: that of which it says to be a version, else its own.
+    pub fn origin(&self) -> Option<InfoSig> {
+        let sig = self.info_sig()?;
+        Some(self.version().map_or(sig, |version| version.origin))
     }
 
     /// The InfoSig if it is signed, else the InfoHash.

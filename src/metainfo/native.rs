@@ -44,6 +44,7 @@ pub(super) fn read(bytes: Bytes) -> Result<Parts, MetainfoError> {
         entries,
         by_root,
         foreign: None,
+        version: info.version,
         bytes,
     })
 }

@@ -42,7 +42,7 @@ pub(crate) fn content(seed: u64, len: usize) -> Vec<u8> {
 /// Options that make a torrent named `t`.
 pub(crate) fn options(algorithm: HashAlgorithm, piece_length: u32) -> CreateOptions {
     let piece_length = Some(piece_length);
-    CreateOptions { name: "t".into(), algorithm, piece_length, created_at: None, peers: Vec::new() }
+    CreateOptions { name: "t".into(), algorithm, piece_length, created_at: None, peers: Vec::new(), version: None }
 }
 
 /// A file without a root.

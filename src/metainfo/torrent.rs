@@ -69,6 +69,7 @@ pub(super) fn read(bytes: Bytes, root: &Value<'_>, form: Form, info: &Value<'_>)
         entries: read.entries,
         by_root: Vec::new(),
         foreign: Some(Arc::new(extra)),
+        version: None,
     })
 }
 

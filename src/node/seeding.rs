@@ -56,6 +56,7 @@ fn make(store: &Store, path: PathBuf, scan: Scan, progress: &ProgressSink) -> Re
         piece_length: None,
         created_at: None,
         peers: Vec::new(),
+        version: None,
     };
     let total = scan.entries.iter().map(crate::metainfo::Entry::length).sum();
     let metainfo =

@@ -75,6 +75,7 @@ fn metainfo(entries: Vec<Entry>, created_at: Option<i64>) -> Arc<Metainfo> {
         piece_length: None,
         created_at,
         peers: Vec::new(),
+        version: None,
     };
     Arc::new(create(&options, entries, &Zeros, &|_| ControlFlow::Continue(())).unwrap())
 }

@@ -162,6 +162,7 @@ pub fn metainfo_of(items: &[Item], algorithm: HashAlgorithm, piece_length: u32) 
         piece_length: Some(piece_length),
         created_at: Some(CREATED_AT),
         peers: Vec::new(),
+        version: None,
     };
     create(&options, entries.collect(), &InMemory(items), &|_| ControlFlow::Continue(())).unwrap()
 }

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use crate::metainfo::testing::{MemSource, content, file, options, torrent};
 use crate::metainfo::{
-    CreateError, Entry, EntryKind, Metainfo, MetainfoError, SecretKey, Source, TreePath, create, default_piece_length,
-    verify_source,
+    CreateError, CreateOptions, DatasetVersion, Entry, EntryKind, Metainfo, MetainfoError, SecretKey, Source, TreePath,
+    create, default_piece_length, verify_source,
 };
 use crate::types::{BLOCK_LEN, FileIndex, HashAlgorithm, InfoId};
 
@@ -94,6 +94,22 @@ fn a_signature_names_the_dataset() {
     assert_eq!(again.public_key(), Some(bob.public()));
     assert_eq!(again.bytes(), plain.sign(&bob).unwrap().bytes());
     assert_eq!(Metainfo::parse(signed.bytes()).unwrap().info_id(), signed.info_id());
+}
+
+#[test]
+fn a_later_version_belongs_to_the_dataset_of_the_first() {
+    let key = SecretKey::from_seed(&[1; 32]);
+    let make = |version| {
+        let options = CreateOptions { version, ..options(HashAlgorithm::Blake3, 1 << 16) };
+        create(&options, vec![file("a", 3)], &MemSource(vec![b"abc".to_vec()]), &go_on).unwrap().sign(&key).unwrap()
+    };
+    let first = make(None);
+    let origin = first.info_sig().unwrap();
+    assert_eq!((first.version(), first.origin()), (None, Some(origin)));
+    let version = DatasetVersion { origin, seq: 2 };
+    let second = make(Some(version));
+    assert_eq!((second.version(), second.origin()), (Some(version), Some(origin)));
+    assert_ne!(second.info_hash(), first.info_hash());
 }
 
 #[test]

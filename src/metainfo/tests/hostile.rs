@@ -38,9 +38,23 @@ fn the_plain_cases_are_accepted() {
         assert!(metainfo.check_piece(crate::types::PieceIndex(0), [b"abc"]));
     }
     // Keys that a later knot may add do not matter, inside `info` and outside.
-    assert!(parse_info(&info().set("seq", 1)).is_ok());
+    assert!(parse_info(&info().set("serial", 1)).is_ok());
     let more = envelope_of(HashAlgorithm::Sha256Merkle, &info()).set("zzz", vec![Value::from(1)]);
     assert!(Metainfo::parse(&more.encode()).is_ok());
+}
+
+#[test]
+fn a_version_names_its_dataset_and_its_number() {
+    let origin = Value::from("o".repeat(64).as_str());
+    let version = info().set("origin", origin.clone()).set("seq", 7);
+    let parsed = parse_info(&version).unwrap().version().unwrap();
+    assert_eq!((parsed.origin.0, parsed.seq), ([b'o'; 64], 7));
+    assert_eq!(parse_info(&info()).unwrap().version(), None);
+    assert_eq!(parse_info(&info().set("seq", 1)).unwrap_err(), MetainfoError::Missing("origin"));
+    assert_eq!(parse_info(&info().set("origin", origin)).unwrap_err(), MetainfoError::Missing("seq"));
+    for odd in [version.clone().set("seq", 0), version.clone().set("seq", -1), version.set("origin", "short")] {
+        assert!(matches!(parse_info(&odd).unwrap_err(), MetainfoError::Field { key: "seq" | "origin", .. }));
+    }
 }
 
 #[test]

@@ -53,6 +53,7 @@ fn dataset(dir: &Path, len: usize, algorithm: HashAlgorithm) -> (Vec<u8>, Metain
         piece_length: Some(256 << 10),
         created_at: None,
         peers: Vec::new(),
+        version: None,
     };
     let metainfo =
         crate::metainfo::create(&options, scan.entries, &scan.source, &|_| std::ops::ControlFlow::Continue(()))

@@ -12,7 +12,7 @@ fn go_on(_: u64) -> ControlFlow<()> {
 
 fn options(name: &str) -> CreateOptions {
     let (name, algorithm) = (name.to_owned(), HashAlgorithm::Sha256Merkle);
-    CreateOptions { name, algorithm, piece_length: None, created_at: None, peers: Vec::new() }
+    CreateOptions { name, algorithm, piece_length: None, created_at: None, peers: Vec::new(), version: None }
 }
 
 fn make(path: &Path) -> Result<Metainfo, CreateError> {

@@ -33,6 +33,7 @@ fn metainfo() -> Arc<Metainfo> {
         piece_length: Some(BLOCK_LEN),
         created_at: None,
         peers: Vec::new(),
+        version: None,
     };
     let kind = EntryKind::File { length: 8 * u64::from(BLOCK_LEN), root: None, executable: false };
     let entry = Entry { path: TreePath::new("f").unwrap(), kind };

@@ -94,6 +94,7 @@ fn the_metainfo_of_an_unchanged_tree_is_known() {
         piece_length: None,
         created_at: None,
         peers: Vec::new(),
+        version: None,
     };
     let made = create(&options, listed.entries.clone(), &listed.source, &|_| ControlFlow::Continue(())).unwrap();
     let made = Arc::new(made);
