@@ -5,6 +5,7 @@
 //! process; with [`Durability::Disk`] it survives a power cut too.
 
 mod batch;
+mod datasets;
 mod error;
 mod records;
 
@@ -14,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use rusqlite_migration::{M, Migrations};
 
 pub use batch::{Batch, Durability};
+pub use datasets::{PublicationRow, UpdateRow};
 pub use error::IndexError;
 pub use records::{MountRecord, ObjectRecord, PieceRecord, SeedRecord, TorrentRecord, Written};
 
@@ -39,7 +41,11 @@ impl Index {
         conn.pragma_update(None, "journal_mode", "WAL")?;
         conn.pragma_update(None, "synchronous", "NORMAL")?;
         conn.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
-        let steps = [include_str!("../../schema/0001_store.sql"), include_str!("../../schema/0002_seed_boot.sql")];
+        let steps = [
+            include_str!("../../schema/0001_store.sql"),
+            include_str!("../../schema/0002_seed_boot.sql"),
+            include_str!("../../schema/0003_datasets.sql"),
+        ];
         Migrations::new(steps.map(M::up).into()).to_latest(&mut conn)?;
         let boot = current_boot(&mut conn, boot_id)?;
         Ok(Self { conn, boot })

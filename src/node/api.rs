@@ -1,10 +1,14 @@
 //! What the node can be asked, and what it answers: plain values, the same over the control socket and inside the
 //! process.
 
+mod dataset;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use dataset::{DatasetInfo, DatasetRequest, PublishRequest, Published, Snapshot, VersionInfo};
 
 /// How a user names a torrent to the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

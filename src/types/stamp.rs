@@ -1,7 +1,7 @@
 //! How a change of a file is noticed without reading it.
 
 /// What the filesystem says about a file's content: whoever writes, truncates or replaces the file changes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct FileStamp {
     /// Bytes.
     pub size: u64,

@@ -1,0 +1,106 @@
+//! What the node can be asked of datasets that change.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What is known of a dataset, and what others know of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetRequest {
+    /// Its name: the original InfoSig, as hex digits.
+    pub origin: String,
+    /// Peers to dial at once.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// Sources to ask, of those that the node has; `None` for all of them.
+    #[serde(default)]
+    pub discovery: Option<Vec<String>>,
+    /// How long to ask peers and networks for a newer version; zero tells what is known here.
+    #[serde(default)]
+    pub look: Duration,
+    /// The versions whose metainfo is wanted, fetched if need be; `None` of them is the newest.
+    #[serde(default)]
+    pub metainfos: Vec<Option<u64>>,
+}
+
+/// A dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetInfo {
+    /// Its name: the original InfoSig.
+    pub origin: String,
+    /// Every version known, ascending. The last one is the newest. Of a first version without a record, the metainfo is
+    /// here.
+    pub versions: Vec<VersionInfo>,
+    /// Versions of which there are two records: the key has signed both, or has been copied.
+    pub conflicts: Vec<VersionInfo>,
+    /// The metainfos that were asked for, as hex digits, in their order; `None` of those that nobody had in time.
+    pub metainfos: Vec<Option<String>>,
+    /// What is published of it from this store.
+    pub path: Option<PathBuf>,
+    /// When it was last found out what the newest version is, in Unix seconds.
+    pub checked_at: Option<i64>,
+    /// Who answered: peers and networks.
+    pub answers: usize,
+}
+
+/// A version of a dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Which.
+    pub seq: u64,
+    /// Its InfoHash.
+    pub info_hash: String,
+    /// Its InfoSig.
+    pub info_sig: String,
+    /// When the publisher says that it was signed, in Unix seconds; a first version may have no record.
+    pub signed_at: Option<i64>,
+}
+
+/// A version to publish. The command has hashed and signed it: the node never sees a secret key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishRequest {
+    /// The file or directory; absolute.
+    pub path: PathBuf,
+    /// Its signed metainfo, as hex digits.
+    pub metainfo: String,
+    /// The update record as networks carry it, as hex digits.
+    pub record: String,
+    /// The newest version that the publisher knew of; nothing is published if there is another by now.
+    pub replaces: Option<u64>,
+    /// The files as they were when they were hashed: (index in the torrent, size, mtime, ctime, inode). Empty where the
+    /// version is one of before, whose files need not be here.
+    pub stamps: Vec<(u32, crate::types::FileStamp)>,
+    /// How published bytes are kept when the path changes.
+    pub snapshot: Snapshot,
+    /// Peers to dial at once.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// Sources to announce to, of those that the node has; `None` for all of them.
+    #[serde(default)]
+    pub discovery: Option<Vec<String>>,
+}
+
+/// How published bytes are kept when what they were published from changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Snapshot {
+    /// By reflinks, where the filesystem has them.
+    #[default]
+    Auto,
+    /// By reflinks, else by copies.
+    Copy,
+    /// Not at all.
+    None,
+}
+
+/// What became of a version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Peers that were told at once.
+    pub peers: usize,
+    /// Networks that took the record, with the number of nodes where they tell.
+    pub networks: Vec<(String, usize)>,
+    /// What the user should know: networks that failed, bytes that are not kept.
+    pub notes: Vec<String>,
+}
