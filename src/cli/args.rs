@@ -72,6 +72,9 @@ pub(super) struct TorrentArgs {
     /// How long a read waits without progress until it fails
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s", env = "KNOT_READ_TIMEOUT")]
     read_timeout: Duration,
+    /// Version of the dataset that an InfoSig names [default: the newest]
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+    at: Option<u64>,
 }
 
 impl TorrentArgs {
@@ -83,6 +86,7 @@ impl TorrentArgs {
             metainfo_timeout: self.timeout,
             read_timeout: self.read_timeout,
             prefetch_all,
+            at: self.at,
         })
     }
 }

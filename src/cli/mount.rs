@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::args::{Common, TorrentArgs, resolved};
+use super::args::{Common, TorrentArgs, duration, resolved};
 use super::error::CliError;
 use super::node_args::NodeArgs;
 use super::output::{self, Bar};
@@ -39,6 +39,16 @@ pub(super) struct Args {
     /// What to fetch before it is read
     #[arg(long, value_enum, default_value = "none")]
     prefetch: Prefetch,
+    /// How often to look for a newer version of a dataset; what others push is seen at once [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    poll: Option<Duration>,
+    /// Command to run, by a shell, when the mount has moved to a newer version: KNOT_MOUNTPOINT, KNOT_SEQ,
+    /// KNOT_INFOHASH and KNOT_PREVIOUS_SEQ tell which
+    #[arg(long, value_name = "CMD")]
+    on_update: Option<String>,
+    /// Versions of a dataset of which content is kept beside the one that is shown
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    keep_versions: u32,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -68,6 +78,9 @@ impl Args {
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             lazy: self.lazy,
+            poll: self.poll,
+            on_update: self.on_update.clone(),
+            keep_versions: self.keep_versions,
         })
     }
 }

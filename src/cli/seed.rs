@@ -4,19 +4,20 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::args::{Common, peer, resolved, torrent_name};
+use super::args::{Common, link, peer, resolved, torrent_name};
 use super::create::{self, Format};
 use super::error::CliError;
 use super::node_args::NodeArgs;
 use super::output::{self, Bar};
 use super::session::{Role, Session, until_signal};
 use crate::control::Client;
-use crate::node::api::{SeedRequest, TorrentInfo};
+use crate::node::api::{SeedRequest, TorrentInfo, TorrentName};
 use crate::node::lifecycle::Signals;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// File or directory to serve; it stays where and as it is
+    /// File or directory to serve, which stays where and as it is; or the InfoSig of a dataset that was published from
+    /// this store: what is published of it later is served, too
     path: PathBuf,
     /// What it is the content of: a .knot or .torrent file, a URL, a magnet link or an InfoID [default: the file that
     /// `knot create` writes, here or beside PATH, where there is one]
@@ -37,6 +38,11 @@ struct Seeding {
 }
 
 pub(super) async fn run(common: &Common, args: Args) -> Result<(), CliError> {
+    if let Some(Ok(torrent @ TorrentName::InfoId(_))) = link(&args.path).filter(|_| args.metainfo.is_none()) {
+        let (discovery, peers) = (args.node.discovery(), args.peer);
+        let request = SeedRequest { path: PathBuf::new(), torrent: Some(torrent), discovery, peers };
+        return run_request(common, &args.node, request).await;
+    }
     let path = resolved(&args.path)?;
     let torrent = match (&args.metainfo, beside(&path)) {
         (Some(name), _) => Some(torrent_name(name)?),
@@ -47,8 +53,12 @@ pub(super) async fn run(common: &Common, args: Args) -> Result<(), CliError> {
         (None, None) => None,
     };
     let request = SeedRequest { path, torrent, discovery: args.node.discovery(), peers: args.peer };
+    run_request(common, &args.node, request).await
+}
+
+async fn run_request(common: &Common, node: &NodeArgs, request: SeedRequest) -> Result<(), CliError> {
     let mut signals = Signals::new()?;
-    let open = async { Session::open(&common.store()?, &args.node, Role::Foreground).await };
+    let open = async { Session::open(&common.store()?, node, Role::Foreground).await };
     let mut session = tokio::select! {
         session = open => session?,
         () = signals.recv() => return Err(CliError::Interrupted),

@@ -30,8 +30,8 @@ impl NodeApi for NodeHandle {
         request: SeedRequest,
         progress: ProgressSink,
     ) -> Result<(TorrentInfo, Vec<String>, Kept), ApiError> {
-        let torrent = self.seed(request, progress).await?;
-        Ok((torrent.info.clone(), self.listen_addrs(), Box::new(torrent)))
+        let (info, kept) = self.seed_named(request, progress).await?;
+        Ok((info, self.listen_addrs(), kept))
     }
 
     async fn get(&self, request: GetRequest, progress: ProgressSink) -> Result<(TorrentInfo, PathBuf), ApiError> {

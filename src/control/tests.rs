@@ -115,6 +115,7 @@ impl NodeApi for FakeNode {
             cache: CacheStatus { used_bytes: 3, cap_bytes: self.cap.load(Ordering::SeqCst) as u64 },
             sources: vec![],
             torrents: vec![],
+            datasets: vec![],
             mounts: vec![],
             warnings: vec![],
         }
@@ -171,11 +172,22 @@ fn add() -> AddRequest {
         metainfo_timeout: Duration::from_secs(1),
         read_timeout: Duration::from_millis(1500),
         prefetch_all: false,
+        at: None,
     }
 }
 
 fn mount_request() -> MountRequest {
-    MountRequest { add: add(), mountpoint: "/mnt".into(), allow_other: false, uid: 0, gid: 0, lazy: false }
+    MountRequest {
+        add: add(),
+        mountpoint: "/mnt".into(),
+        allow_other: false,
+        uid: 0,
+        gid: 0,
+        lazy: false,
+        poll: None,
+        on_update: None,
+        keep_versions: 0,
+    }
 }
 
 fn seed_request() -> SeedRequest {

@@ -10,9 +10,11 @@ pub mod http;
 pub mod kad;
 pub mod lsd;
 pub mod mdns;
+mod records;
 mod scope;
 mod source;
 pub mod trackers;
 mod wanted;
 
+pub use records::{GET_TIMEOUT, PUT_TIMEOUT, RecordNetwork, RecordNetworkError};
 pub use source::{Found, JoinOptions, Progress, ProgressFn, Source};

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::metainfo::Metainfo;
 use crate::types::{
     Bitfield, BlockSpan, ConnId, FileIndex, InfoId, PeerAddr, PeerIdentity, PieceIndex, ReadId, ReaderId, TorrentKey,
@@ -21,6 +23,34 @@ pub enum Input {
         torrent: TorrentKey,
         /// What its metainfo must match.
         id: InfoId,
+    },
+    /// The place where those meet who follow a dataset; said again when something changes.
+    Meet {
+        /// The driver's name for it; no content is exchanged under it.
+        torrent: TorrentKey,
+        /// What is to happen there.
+        meeting: Meeting,
+    },
+    /// The newest update record of a dataset: peers hear of it at once.
+    TellRecord {
+        /// Where its followers meet.
+        torrent: TorrentKey,
+        /// The verified record.
+        record: Bytes,
+    },
+    /// The update record of a version is wanted; those that peers have come as [`Output::RecordHeard`].
+    AskRecord {
+        /// Where its followers meet.
+        torrent: TorrentKey,
+        /// Which version.
+        seq: u64,
+    },
+    /// The answer to [`Output::RecordAsked`].
+    SendRecord {
+        /// To whom.
+        conn: ConnId,
+        /// The record, if there is one.
+        record: Option<Bytes>,
     },
     /// A torrent with its metainfo; answers [`Output::MetainfoFetched`] or comes without one.
     Open {
@@ -181,6 +211,17 @@ pub enum Input {
     },
 }
 
+/// What happens where the followers of a dataset meet.
+#[derive(Clone, Debug)]
+pub struct Meeting {
+    /// The dataset: its original InfoSig.
+    pub id: InfoId,
+    /// Whether the metainfo of its first version is wanted; it comes as [`Output::MetainfoFetched`].
+    pub search: bool,
+    /// The metainfo of its first version, for peers that want it.
+    pub envelope: Option<Bytes>,
+}
+
 /// What a torrent fetches though nobody has read it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Prefetch {
@@ -283,6 +324,29 @@ pub enum Output {
         torrent: TorrentKey,
         /// Why, for the user.
         reason: String,
+    },
+    /// A peer follows the dataset, too. It may have content of any version.
+    PeerMet {
+        /// Where it was met.
+        torrent: TorrentKey,
+        /// Where it can be dialled.
+        addr: PeerAddr,
+    },
+    /// A peer says which version it takes for the newest, or answers [`Input::AskRecord`]: unverified.
+    RecordHeard {
+        /// Where the followers meet.
+        torrent: TorrentKey,
+        /// The record; `None` if it knows of none.
+        record: Option<Bytes>,
+    },
+    /// A peer wants the record of a version; [`Input::SendRecord`] follows.
+    RecordAsked {
+        /// Where the followers meet.
+        torrent: TorrentKey,
+        /// Who.
+        conn: ConnId,
+        /// Which version.
+        seq: u64,
     },
     /// Every byte of the read is verified in storage.
     ReadReady {

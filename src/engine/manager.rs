@@ -66,6 +66,12 @@ impl TorrentManager {
             Input::AddById { torrent, id } => {
                 self.torrents.entry(torrent).or_insert_with(|| Torrent::new(now, torrent, Some(id)));
             }
+            Input::Meet { torrent, meeting } => {
+                self.torrents.entry(torrent).or_insert_with(|| Torrent::new(now, torrent, None));
+                self.with(now, torrent, |one, ctx| one.meet(ctx, meeting));
+            }
+            Input::TellRecord { torrent, record } => self.with(now, torrent, |one, ctx| one.tell_record(ctx, record)),
+            Input::AskRecord { torrent, seq } => self.with(now, torrent, |one, ctx| one.ask_record(ctx, seq)),
             Input::Open { torrent, metainfo, verified } => {
                 self.torrents.entry(torrent).or_insert_with(|| Torrent::new(now, torrent, None));
                 self.with(now, torrent, |one, ctx| one.open(ctx, metainfo, verified));
@@ -95,6 +101,7 @@ impl TorrentManager {
             Input::Lost { torrent, piece } => self.with(now, torrent, |one, ctx| one.lost(ctx, piece.0)),
             Input::Disconnected { conn }
             | Input::Message { conn, .. }
+            | Input::SendRecord { conn, .. }
             | Input::Block { conn, .. }
             | Input::BlockSent { conn, .. }
             | Input::BlockUnreadable { conn, .. } => self.of_connection(now, conn, input),
@@ -232,6 +239,7 @@ impl TorrentManager {
         self.with(now, torrent, |one, ctx| match input {
             Input::Disconnected { .. } => one.disconnected(ctx, conn),
             Input::Message { message, .. } => one.message(ctx, conn, message),
+            Input::SendRecord { record, .. } => one.send_record(ctx, conn, record),
             Input::Block { span, .. } => one.block(ctx, conn, span),
             Input::BlockSent { span, .. } => one.block_sent(ctx, conn, span),
             Input::BlockUnreadable { span, .. } => one.block_unreadable(ctx, conn, span),

@@ -44,6 +44,6 @@ mod sim;
 mod tests;
 
 pub use config::Config;
-pub use event::{DisconnectReason, Input, Output, PieceOutcome, Prefetch, ReadError, Verdict};
+pub use event::{DisconnectReason, Input, Meeting, Output, PieceOutcome, Prefetch, ReadError, Verdict};
 pub use manager::TorrentManager;
 pub use stats::{PeerStats, TorrentStats, Wasted};

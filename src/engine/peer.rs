@@ -39,6 +39,9 @@ const HASHES: (f64, f64) = (1024.0, 2048.0);
 /// Pieces of the metainfo that one peer gets at once, and a second: they are copied to be sent.
 const METAINFO_PIECES: (f64, f64) = (64.0, 256.0);
 
+/// Messages about versions that are heard of one peer at once, and a second: each may mean three signatures to verify.
+const UPDATES: (f64, f64) = (64.0, 32.0);
+
 /// How often a peer may do something.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Credit {
@@ -124,7 +127,13 @@ pub(super) struct Peer {
     pub(super) metainfo_id: u8,
     pub(super) metadata_id: u8,
     pub(super) pex_id: u8,
+    pub(super) update_id: u8,
     pub(super) dont_have_id: u8,
+    /// It follows the dataset, and was told of the newest version.
+    pub(super) met: bool,
+    /// The record that it sent or was sent last.
+    pub(super) knows_record: Option<Bytes>,
+    update_credit: Credit,
     /// Pieces of the metainfo that it was sent.
     pub(super) metainfo_served: u32,
     pub(super) client: String,
@@ -184,6 +193,10 @@ impl Peer {
             metainfo_id: 0,
             metadata_id: 0,
             pex_id: 0,
+            update_id: 0,
+            met: false,
+            knows_record: None,
+            update_credit: Credit::new(now, UPDATES),
             dont_have_id: 0,
             metainfo_served: 0,
             client: String::new(),
@@ -293,6 +306,11 @@ impl Peer {
     /// Whether the peer may have another piece of the metainfo now.
     pub(super) fn may_ask_metainfo(&mut self, now: Instant) -> bool {
         self.metainfo_credit.take(now)
+    }
+
+    /// Whether another message about versions is heard now.
+    pub(super) fn may_tell_updates(&mut self, now: Instant) -> bool {
+        self.update_credit.take(now)
     }
 
     /// Its number for the extension that carries the metainfo; 0 if it has none.

@@ -182,6 +182,17 @@ impl Metainfo {
         Self::from_bytes(encode::dictionary(&pairs).into())
     }
 
+    /// The same metainfo with a signature that came another way.
+    ///
+    /// # Errors
+    /// When it is not the key's over this InfoHash.
+    pub fn with_signature(&self, key: &PublicKey, sig: &InfoSig) -> Result<Self, MetainfoError> {
+        let mut pairs = self.pairs()?;
+        encode::put_info_hash(&mut pairs, &self.info_hash());
+        encode::put_signature(&mut pairs, key, sig);
+        Self::from_bytes(encode::dictionary(&pairs).into())
+    }
+
     /// The same metainfo with other hints: what is hashed and signed stays.
     ///
     /// # Errors
@@ -280,10 +291,12 @@ impl Metainfo {
         self.info_sig().map_or(InfoId::Hash(self.parts.info_hash), InfoId::Sig)
     }
 
-    /// The swarms that it is served in, the InfoID's first. A native one's are named after SHA-1 of its ids, those of
-    /// ordinary torrents by the infohash as it is, so that ordinary clients are in them.
+    /// The swarms that its content is served in. A native one's are named after SHA-1 of its ids, those of ordinary
+    /// torrents by the infohash as it is, so that ordinary clients are in them. The swarm of a first version's InfoSig is
+    /// not among them: there meets who follows the dataset, at whatever version.
     pub fn swarm_ids(&self) -> Vec<SwarmId> {
-        let sig = self.info_sig().map(|sig| InfoId::Sig(sig).swarm_id());
+        let has_own = self.version().is_some() || self.is_private();
+        let sig = self.info_sig().filter(|_| has_own).map(|sig| InfoId::Sig(sig).swarm_id());
         let hash = match self.form() {
             Form::Native => InfoId::Hash(self.info_hash()).swarm_id(),
             Form::V1 | Form::Hybrid | Form::V2 => self.info_hash().swarm_id(),

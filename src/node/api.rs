@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use dataset::{DatasetInfo, DatasetRequest, PublishRequest, Published, Snapshot, VersionInfo};
+pub use dataset::{DatasetInfo, DatasetRequest, DatasetStatus, PublishRequest, Published, Snapshot, VersionInfo};
 
 /// How a user names a torrent to the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ pub struct AddRequest {
     /// Fetch everything, not just what is read.
     #[serde(default)]
     pub prefetch_all: bool,
+    /// The version, where a dataset is named; `None` for the newest.
+    #[serde(default)]
+    pub at: Option<u64>,
 }
 
 /// How long to wait for a metainfo when nobody says otherwise.
@@ -74,6 +77,15 @@ pub struct MountRequest {
     /// Whether to mount at once, empty, where the metainfo has to be waited for.
     #[serde(default)]
     pub lazy: bool,
+    /// How often to look for a newer version of a dataset; `None` for the usual.
+    #[serde(default)]
+    pub poll: Option<Duration>,
+    /// What a shell is to run when the mount shows a newer version.
+    #[serde(default)]
+    pub on_update: Option<String>,
+    /// Versions of a dataset of which content is kept beside the one that is shown.
+    #[serde(default)]
+    pub keep_versions: u32,
 }
 
 /// Content to serve in place.
@@ -122,6 +134,9 @@ pub struct NodeStatus {
     pub sources: Vec<SourceStatus>,
     /// Torrents.
     pub torrents: Vec<TorrentStatus>,
+    /// Datasets that change.
+    #[serde(default)]
+    pub datasets: Vec<DatasetStatus>,
     /// Mounts.
     pub mounts: Vec<MountStatus>,
     /// What went wrong lately, newest last: banned peers, changed sources, full disks.

@@ -27,10 +27,15 @@ pub(super) struct OpenTorrent {
     pub(super) metainfo: Arc<Metainfo>,
     pub(super) storage: Arc<TorrentStorage>,
     pub(super) commands: mpsc::Sender<Command>,
+    /// What it is a version of: its followers are met for as long as it is open.
+    pub(super) dataset: Option<Arc<super::dataset::Dataset>>,
 }
 
 impl Drop for OpenTorrent {
     fn drop(&mut self) {
+        if let Some(dataset) = &self.dataset {
+            dataset.closed(self.key);
+        }
         // Without a driver there is nothing to remove it from.
         let _ = self.commands.try_send(Command::Remove { torrent: self.key });
     }

@@ -9,21 +9,24 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::api::{
-    AddRequest, ApiError, ErrorKind, GetRequest, MetainfoWait, MountRequest, NodeStatus, Progress, SeedRequest,
-    TorrentInfo, TorrentName,
+    AddRequest, ApiError, ErrorKind, GetRequest, MountRequest, NodeStatus, Progress, SeedRequest, TorrentInfo,
+    TorrentName,
 };
 use super::content::{OpenTorrent, TorrentContent};
+use super::dataset::{Dataset, Datasets, Membership};
 use super::driver::Command;
 use super::mount::{MountOptions, MountView, Mounter};
 use super::mounts::Mounts;
 use super::names::Lead;
 use super::network::Addrs;
 use super::registry::{Entry, Registry};
+use super::search::metainfo_missing;
 use super::seeding::Prepared;
 use super::storage::{Source, Store};
 use super::warnings::Warnings;
 use super::webseed::{self, WebSeeds};
-use super::{get, seeding, status};
+use super::{dataset, get, seeding, status};
+use crate::discovery::RecordNetwork;
 use crate::discovery::http::LocalAddrs;
 use crate::engine::Prefetch;
 use crate::metainfo::Metainfo;
@@ -33,8 +36,6 @@ use crate::vfs::Content;
 /// Where the progress of a long request goes; what does not fit is dropped.
 pub type ProgressSink = mpsc::Sender<Progress>;
 
-/// How often the wait for a metainfo is reported.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// How long the driver may take to answer a question about its own state.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,6 +48,9 @@ pub(super) struct Shared {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) store: Arc<Store>,
     pub(super) registry: Registry,
+    pub(super) datasets: Datasets,
+    /// Networks that tell of versions of datasets.
+    pub(super) networks: Vec<Arc<dyn RecordNetwork>>,
     pub(super) mounts: Arc<Mounts>,
     pub(super) mounter: Arc<dyn Mounter>,
     pub(super) sources: Vec<Arc<dyn crate::discovery::Source>>,
@@ -73,6 +77,8 @@ pub struct Torrent {
     pub content: Arc<dyn Content>,
     pub(super) source: Arc<TorrentContent>,
     pub(super) key: TorrentKey,
+    /// The version that it was opened as.
+    pub(super) membership: Option<Membership>,
 }
 
 impl NodeHandle {
@@ -83,7 +89,7 @@ impl NodeHandle {
     /// its own hash or signature, `Usage` for names and addresses that make no sense.
     pub async fn open(&self, request: AddRequest, progress: ProgressSink) -> Result<Torrent, ApiError> {
         let lead = Lead::new(&request.torrent, &request.peers, self.0.local).await?;
-        self.open_lead(&lead, &request, &progress).await
+        self.open_any(&lead, &request, false, &progress).await
     }
 
     pub(super) async fn open_lead(
@@ -128,7 +134,14 @@ impl NodeHandle {
         }
         let metainfo = torrent.metainfo.clone();
         let source = Arc::new(TorrentContent { torrent, _entry: entry, read_timeout: request.read_timeout });
-        Ok(Torrent { info: info(&metainfo), metainfo, content: source.clone(), source, key })
+        Ok(Torrent {
+            info: info(&metainfo),
+            metainfo,
+            content: source.clone(),
+            source,
+            key,
+            membership: lead.membership.clone(),
+        })
     }
 
     /// Mounts a torrent.
@@ -140,7 +153,10 @@ impl NodeHandle {
         if request.lazy && !self.knows(&lead).await? {
             return self.mount_empty(lead, request).await;
         }
-        let torrent = self.open_lead(&lead, &request.add, &progress).await?;
+        let torrent = self.open_any(&lead, &request.add, true, &progress).await?;
+        if let (Some(membership), Some(poll)) = (&torrent.membership, request.poll) {
+            membership.dataset.poll_every(poll);
+        }
         let view = MountView { metainfo: torrent.metainfo.clone(), content: torrent.content.clone() };
         let options = mount_options(&request, &torrent.info.info_id);
         let (mounter, mountpoint) = (self.0.mounter.clone(), request.mountpoint);
@@ -173,6 +189,7 @@ impl NodeHandle {
             metainfo_timeout: super::api::default_metainfo_timeout(),
             read_timeout: super::api::default_read_timeout(),
             prefetch_all: false,
+            at: None,
         };
         let (entry, lead, torrent) = match torrent {
             Some(name) => {
@@ -186,7 +203,7 @@ impl NodeHandle {
                 let Prepared { metainfo, storage } = seeding::prepare(&self.0.store, path, None, progress).await?;
                 let entry = self.0.registry.entry(metainfo.info_id());
                 let lead = Lead::of(metainfo.clone()).with_peers(&request.peers).await?;
-                let open = || self.open_with(&entry, metainfo, storage, request.discovery.clone());
+                let open = || self.open_with(&entry, metainfo, storage, request.discovery.clone(), None);
                 let torrent = entry.torrent.get_or_try_init(open).await?.clone();
                 (entry, lead, torrent)
             }
@@ -209,7 +226,7 @@ impl NodeHandle {
         let lead = Lead::new(&request.add.torrent, &request.add.peers, self.0.local).await?;
         let selects = !lead.select_only.is_empty();
         let add = AddRequest { prefetch_all: request.add.prefetch_all && !selects, ..request.add };
-        let torrent = self.open_lead(&lead, &add, &progress).await?;
+        let torrent = self.open_any(&lead, &add, false, &progress).await?;
         let selected = selects.then(|| torrent.metainfo.selected(&lead.select_only));
         // Fetching out of order pays only where nothing is evicted before it has been written.
         let fits = !selects && torrent.info.total_length <= self.0.store.cap_bytes();
@@ -251,46 +268,8 @@ impl NodeHandle {
         timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()?
     }
 
-    /// Whether the metainfo of a torrent is being searched.
-    async fn lacks_metainfo(&self, torrent: TorrentKey) -> bool {
-        self.stats(torrent).await.is_some_and(|stats| !stats.has_metainfo)
-    }
-
     pub(super) async fn send(&self, command: Command) -> Result<(), ApiError> {
         self.0.commands.send(command).await.map_err(|_| failure("the node is shutting down".to_owned()))
-    }
-
-    /// Whether nobody has to be asked for the metainfo.
-    async fn knows(&self, lead: &Lead) -> Result<bool, ApiError> {
-        let is_open = || self.0.registry.entry(lead.id).torrent.get().is_some();
-        Ok(lead.metainfo.is_some() || is_open() || self.remembered(lead).await?.is_some())
-    }
-
-    /// The metainfo that the name is of, from the store.
-    async fn remembered(&self, lead: &Lead) -> Result<Option<Arc<Metainfo>>, ApiError> {
-        let (store, ids) = (self.0.store.clone(), lead.ids.clone());
-        let find = move || ids.iter().find_map(|id| store.metainfo(id).transpose()).transpose();
-        blocking(find).await?.map_err(|error| failure(error.to_string()))
-    }
-
-    /// The metainfo that the name is of, from wherever it is.
-    async fn metainfo(
-        &self,
-        key: TorrentKey,
-        lead: &Lead,
-        request: &AddRequest,
-        progress: &ProgressSink,
-    ) -> Result<Arc<Metainfo>, ApiError> {
-        let known = match &lead.metainfo {
-            Some(metainfo) => Some(metainfo.clone()),
-            None => self.remembered(lead).await?,
-        };
-        let metainfo = match known {
-            Some(metainfo) => metainfo,
-            None => lead.complement(self.fetch_metainfo(key, lead, request, progress).await?),
-        };
-        metainfo.check_mountable().map_err(|error| failure(error.to_string()))?;
-        Ok(metainfo)
     }
 
     /// Finds the metainfo if need be, opens storage and hands both to the engine.
@@ -313,7 +292,8 @@ impl NodeHandle {
                 storage.map_err(|error| failure(error.to_string()))?
             }
         };
-        let torrent = self.open_with(entry, metainfo, storage, request.discovery.clone()).await?;
+        let sources = request.discovery.clone();
+        let torrent = self.open_with(entry, metainfo, storage, sources, lead.membership.as_ref()).await?;
         cleanup.opened();
         Ok(torrent)
     }
@@ -324,6 +304,7 @@ impl NodeHandle {
         metainfo: Arc<Metainfo>,
         storage: Arc<super::storage::TorrentStorage>,
         sources: Option<Vec<String>>,
+        membership: Option<&Membership>,
     ) -> Result<Arc<OpenTorrent>, ApiError> {
         let hashes = [Some(metainfo.info_hash()), metainfo.v2_info_hash()].into_iter().flatten().map(InfoId::Hash);
         for alias in hashes.chain(metainfo.info_sig().map(InfoId::Sig)) {
@@ -332,73 +313,48 @@ impl NodeHandle {
                 return Ok(open);
             }
         }
+        let dataset = self.dataset_of(&metainfo, sources.clone(), membership).await?;
         let torrent = Arc::new(OpenTorrent {
             key: entry.key,
             metainfo: metainfo.clone(),
             storage: storage.clone(),
             commands: self.0.commands.clone(),
+            dataset: dataset.clone(),
         });
         storage.bind(entry.key);
         self.send(Command::Open { torrent: entry.key, metainfo, storage, sources }).await?;
+        if let Some(dataset) = dataset {
+            dataset.opened(entry.key);
+            for hint in dataset::peers_at(&dataset, entry.key) {
+                self.send(hint).await?;
+            }
+        }
         Ok(torrent)
     }
 
-    async fn fetch_metainfo(
+    /// The dataset that a torrent is a version of: whoever serves it meets the others. A private one is known to its
+    /// trackers alone.
+    async fn dataset_of(
         &self,
-        key: TorrentKey,
-        lead: &Lead,
-        request: &AddRequest,
-        progress: &ProgressSink,
-    ) -> Result<Arc<Metainfo>, ApiError> {
-        let (fetched, mut waiting) = oneshot::channel();
-        let (swarms, sources) = (lead.swarms.clone(), request.discovery.clone());
-        self.send(Command::AddById { torrent: key, id: lead.id, swarms, fetched, sources }).await?;
-        self.send(lead.hints(key, None)).await?;
-        let deadline = Instant::now() + request.metainfo_timeout;
-        loop {
-            match timeout(PROGRESS_INTERVAL, &mut waiting).await {
-                Ok(Ok(metainfo)) => return metainfo.map_err(failure),
-                Ok(Err(_)) => return Err(failure("the node is shutting down".to_owned())),
-                Err(_) => {}
-            }
-            let wait = self.wait(key, request).await;
-            if Instant::now() >= deadline {
-                return Err(metainfo_missing(&wait, lead, request));
-            }
-            let _ = progress.try_send(Progress::Metainfo(wait));
+        metainfo: &Arc<Metainfo>,
+        sources: Option<Vec<String>>,
+        membership: Option<&Membership>,
+    ) -> Result<Option<Arc<Dataset>>, ApiError> {
+        let named = membership.map(|membership| membership.dataset.clone());
+        let dataset = match (named, metainfo.origin()) {
+            (Some(dataset), _) => dataset,
+            (None, Some(origin)) if !metainfo.is_private() => self.join(origin, sources).await?,
+            _ => return Ok(None),
+        };
+        if metainfo.info_sig() == Some(dataset.origin) {
+            dataset.set_first(metainfo.clone()).await?;
         }
+        Ok(Some(dataset))
     }
 
-    /// What the wait for a metainfo has come to.
-    async fn wait(&self, key: TorrentKey, request: &AddRequest) -> MetainfoWait {
-        let stats = self.stats(key).await.unwrap_or_default();
-        let names = self.0.sources.iter().map(|source| source.name());
-        let is_asked =
-            |name: &&str| request.discovery.as_ref().is_none_or(|names| names.iter().any(|wanted| wanted == name));
-        MetainfoWait {
-            peers: stats.peers.len(),
-            found: stats.known_addresses,
-            sources: names.filter(is_asked).map(str::to_owned).collect(),
-            pieces: stats.metainfo_pieces,
-        }
-    }
-}
-
-fn metainfo_missing(wait: &MetainfoWait, lead: &Lead, request: &AddRequest) -> ApiError {
-    let asked = if wait.sources.is_empty() { "none".to_owned() } else { wait.sources.join(", ") };
-    let hint = lead.hint.map_or_else(String::new, |hint| format!("; {hint}"));
-    ApiError {
-        kind: ErrorKind::NotFound,
-        message: format!(
-            "expected the metainfo of {id} from a peer within {timeout}, got none: {connected} connected peers, {found} \
-             found, {given} given with --peer, sources asked: {asked}; check that it is being seeded, or give --peer \
-             ADDR{hint}",
-            id = lead.id,
-            timeout = humantime::format_duration(request.metainfo_timeout),
-            connected = wait.peers,
-            found = wait.found,
-            given = request.peers.len(),
-        ),
+    /// The networks that may be asked for versions of a dataset.
+    pub(super) fn networks_of(&self, dataset: &Dataset) -> Vec<Arc<dyn RecordNetwork>> {
+        self.0.networks.iter().filter(|network| dataset.may_ask(network.name())).cloned().collect()
     }
 }
 

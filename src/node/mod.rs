@@ -7,6 +7,7 @@
 pub mod api;
 mod config;
 mod content;
+mod dataset;
 mod dials;
 mod driver;
 mod get;
@@ -22,6 +23,7 @@ mod network;
 mod peer;
 mod proofs;
 mod registry;
+mod search;
 mod seeding;
 mod slot;
 mod status;
@@ -41,6 +43,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use self::api::ApiError;
+use self::dataset::Datasets;
 use self::driver::{Driver, Event, Parts};
 use self::handle::{Shared, blocking, failure};
 use self::mount::Mounter;
@@ -64,6 +67,8 @@ pub use self::names::download;
 const PEX: &str = "pex";
 /// Incoming handshakes at once; more are refused.
 const WELCOMES_AT_ONCE: usize = 64;
+/// What peers say of datasets that may wait to be heard; more is dropped.
+const MEETING_NEWS_QUEUE: usize = 1024;
 /// How long the parts of the node may take to end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the network may take to end: it tells trackers, then closes connections.
@@ -94,6 +99,7 @@ impl Node {
         let mut network = Network::start(&config, key, peer_id, &swarms).await?;
         let mut engine = TorrentManager::new(engine_config(&config, peer_id, network.sockets.port()), seed()?);
         engine.set_window_budget(driver::window_budget(store.cap_bytes()));
+        let (meeting_news, news) = mpsc::channel(MEETING_NEWS_QUEUE);
         let web_seeds = Arc::new(WebSeeds::new(network.local, warnings.clone()));
         let parts = Parts {
             engine,
@@ -105,6 +111,7 @@ impl Node {
             own_addrs: network.sockets.listen_addrs().to_vec(),
             warnings: warnings.clone(),
             events: events.clone(),
+            meeting_news,
         };
         let mounts = Arc::new(Mounts::default());
         let mut tasks = vec![tokio::spawn(mounts::watch(Arc::downgrade(&mounts)))];
@@ -118,6 +125,8 @@ impl Node {
             commands,
             store,
             registry: Registry::default(),
+            datasets: Datasets::default(),
+            networks: Vec::new(),
             mounts,
             mounter,
             sources: network.sources.clone(),
@@ -130,7 +139,9 @@ impl Node {
             started: Instant::now(),
         };
         let driver = tokio::spawn(Driver::new(parts).run(event_queue, command_queue));
-        Ok(Self { handle: NodeHandle(Arc::new(shared)), network, tasks, driver })
+        let shared = Arc::new(shared);
+        tasks.push(tokio::spawn(dataset::attend(Arc::downgrade(&shared), news)));
+        Ok(Self { handle: NodeHandle(shared), network, tasks, driver })
     }
 
     /// What the rest of knot uses the node by.

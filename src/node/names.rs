@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::api::{ApiError, ErrorKind, TorrentName};
+use super::dataset::Membership;
 use super::driver::Command;
 use super::handle::{failure, usage};
 use crate::discovery::http::{HttpClient, HttpLimits, LocalAddrs, Reach};
@@ -41,6 +42,8 @@ pub(super) struct Lead {
     pub(super) web_seeds: Vec<String>,
     /// The files that are wanted, counted as the torrent lists them (BEP 53); all of them if empty.
     pub(super) select_only: Vec<RangeInclusive<u32>>,
+    /// The version of a dataset that it is.
+    pub(super) membership: Option<Membership>,
     /// What to tell the user if nothing is found.
     pub(super) hint: Option<&'static str>,
 }
@@ -79,7 +82,7 @@ impl Lead {
         Command::Hints { torrent, peers, trackers: self.trackers.clone() }
     }
 
-    fn of_id(id: InfoId) -> Self {
+    pub(super) fn of_id(id: InfoId) -> Self {
         Self {
             id,
             ids: vec![id],
@@ -89,6 +92,7 @@ impl Lead {
             trackers: Vec::new(),
             web_seeds: Vec::new(),
             select_only: Vec::new(),
+            membership: None,
             hint: None,
         }
     }

@@ -92,10 +92,15 @@ impl Registry {
             return entry;
         }
         entries.retain(|_, entry| entry.strong_count() > 0);
-        let key = TorrentKey(self.next_key.fetch_add(1, Ordering::Relaxed));
+        let key = self.new_key();
         let entry = Arc::new(Entry { key, torrent: OnceCell::new() });
         entries.insert(id, Arc::downgrade(&entry));
         entry
+    }
+
+    /// A name for something that is no torrent of its own, such as the followers of a dataset.
+    pub(super) fn new_key(&self) -> TorrentKey {
+        TorrentKey(self.next_key.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Lets `id` name `entry` too; the entry that already has the name, if there is another.

@@ -29,6 +29,7 @@ pub(super) async fn collect(node: &NodeHandle) -> NodeStatus {
             .chain(shared.web_seeds.iter().map(|web_seeds| web_seed(web_seeds)))
             .collect(),
         torrents,
+        datasets: shared.datasets.list().iter().map(|dataset| dataset.status()).collect(),
         mounts: shared.mounts.list(),
         warnings: shared.warnings.list(),
     }

@@ -11,6 +11,7 @@ mod extension;
 mod handshake;
 mod message;
 mod pex;
+mod update;
 
 pub use codec::{Decoder, Frame, MAX_PAYLOAD, PIECE_HEADER_LEN, WireError, encode, encode_piece_header};
 pub use extension::{
@@ -20,3 +21,4 @@ pub use extension::{
 pub use handshake::HANDSHAKE_LEN;
 pub use message::{Handshake, HashRequest, Message};
 pub use pex::{MAX_PEX_PEERS, PexMessage, PexPeer};
+pub use update::{KNOT_UPDATE, KNOT_UPDATE_ID, UpdateMessage};

@@ -9,3 +9,4 @@ mod protocol;
 mod reading;
 mod reserve;
 mod swarms;
+mod updates;

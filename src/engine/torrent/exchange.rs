@@ -95,8 +95,9 @@ impl Torrent {
 
     /// Sends a piece of the metainfo. A peer gets all of it a few times, at a bounded rate, then is refused.
     fn serve_metainfo(&mut self, ctx: &mut Context<'_>, conn: ConnId, carrier: Carrier, piece: u32) {
+        let shared = self.shared(carrier).cloned();
         let Some(peer) = self.peers.get_mut(&conn).filter(|peer| peer.carrier_id(carrier) != 0) else { return };
-        let shared = self.content.as_ref().and_then(|content| content.shared(carrier)).cloned().unwrap_or_default();
+        let shared = shared.unwrap_or_default();
         let start = u64::from(piece) * u64::from(METADATA_PIECE_LEN);
         let pieces = (shared.len() as u32).div_ceil(METADATA_PIECE_LEN);
         let exists = start < shared.len() as u64;

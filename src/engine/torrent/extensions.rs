@@ -9,8 +9,8 @@ use crate::engine::manager::Context;
 use crate::metainfo::Form;
 use crate::types::{ConnId, PeerAddr};
 use crate::wire::{
-    EXTENSION_HANDSHAKE_ID, ExtensionHandshake, KNOT_METAINFO, KNOT_METAINFO_ID, Message, UT_METADATA, UT_METADATA_ID,
-    UT_PEX, UT_PEX_ID,
+    EXTENSION_HANDSHAKE_ID, ExtensionHandshake, KNOT_METAINFO, KNOT_METAINFO_ID, KNOT_UPDATE, KNOT_UPDATE_ID, Message,
+    UT_METADATA, UT_METADATA_ID, UT_PEX, UT_PEX_ID,
 };
 
 /// The extension by which a peer says that it lost a piece (BEP 54).
@@ -33,22 +33,24 @@ impl Torrent {
     /// Says what we can, and what has changed since it was said before.
     pub(super) fn say_extensions(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
         let pex = self.may_gossip(ctx);
+        // What is not known yet may be asked for when it is.
+        let is_open = self.content.is_some();
+        let size = |carrier| self.shared(carrier).map(|bytes| bytes.len() as u64);
+        let [envelope, info] = [Carrier::Envelope, Carrier::Info].map(size);
         let Some(peer) = self.peers.get_mut(&conn).filter(|peer| peer.extended) else { return };
-        let shared = |carrier| self.content.as_ref().map(|content| content.shared(carrier));
-        let offered = |carrier| shared(carrier).is_none_or(|bytes| bytes.is_some());
-        let size = |carrier| shared(carrier).flatten().map(|bytes| bytes.len() as u64);
         let all = [
-            (KNOT_METAINFO, KNOT_METAINFO_ID, offered(Carrier::Envelope)),
-            (UT_METADATA, UT_METADATA_ID, offered(Carrier::Info)),
+            (KNOT_METAINFO, KNOT_METAINFO_ID, !is_open || envelope.is_some()),
+            (UT_METADATA, UT_METADATA_ID, !is_open || info.is_some()),
             (DONT_HAVE, DONT_HAVE_ID, true),
             (UT_PEX, UT_PEX_ID, pex),
+            (KNOT_UPDATE, KNOT_UPDATE_ID, self.meets),
         ];
         let mut ours = ExtensionHandshake {
             client: Some(ctx.config.client.clone()),
             port: ctx.config.listen_port,
             request_queue: Some(ctx.config.upload_queue),
-            metadata_size: size(Carrier::Info),
-            metainfo_size: size(Carrier::Envelope),
+            metadata_size: info,
+            metainfo_size: envelope,
             ..ExtensionHandshake::default()
         };
         for (name, id, offered) in all {
@@ -92,6 +94,7 @@ impl Torrent {
             KNOT_METAINFO_ID => self.metainfo_message(ctx, conn, Carrier::Envelope, &payload),
             UT_METADATA_ID => self.metainfo_message(ctx, conn, Carrier::Info, &payload),
             UT_PEX_ID => self.gossip_heard(ctx, conn, &payload),
+            KNOT_UPDATE_ID => self.update_message(ctx, conn, &payload),
             DONT_HAVE_ID => match <[u8; 4]>::try_from(&payload[..]) {
                 Ok(piece) => self.lost_piece(ctx, conn, u32::from_be_bytes(piece)),
                 Err(_) => Err(format!("expected 4 bytes in {DONT_HAVE}, got {}", payload.len())),
@@ -109,6 +112,7 @@ impl Torrent {
             (UT_METADATA, &mut peer.metadata_id),
             (DONT_HAVE, &mut peer.dont_have_id),
             (UT_PEX, &mut peer.pex_id),
+            (KNOT_UPDATE, &mut peer.update_id),
         ] {
             if let Some(id) = theirs.extensions.get(name) {
                 *number = *id;
@@ -129,6 +133,7 @@ impl Torrent {
         }
         self.metainfo_offered(ctx, conn, Carrier::Envelope, theirs.metainfo_size)?;
         self.metainfo_offered(ctx, conn, Carrier::Info, theirs.metadata_size)?;
+        self.met(ctx, conn);
         self.dirty.peers.insert(conn);
         Ok(())
     }

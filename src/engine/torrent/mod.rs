@@ -10,6 +10,7 @@ mod messages;
 mod reading;
 mod reserve;
 mod serve;
+mod updates;
 mod verify;
 
 use core::net::IpAddr;
@@ -63,6 +64,12 @@ pub(super) struct Torrent {
     content: Option<Content>,
     /// The search for the metainfo, while it goes on.
     search: Option<MetainfoFetch>,
+    /// Whether it stands for a dataset: its peers tell each other of versions.
+    meets: bool,
+    /// The newest update record of the dataset.
+    newest_record: Option<Bytes>,
+    /// The metainfo of the dataset's first version, for peers that ask.
+    lent: Option<Bytes>,
     prefetch: Prefetch,
     peers: BTreeMap<ConnId, Peer>,
     candidates: Candidates,
@@ -104,6 +111,9 @@ impl Torrent {
             key,
             content: None,
             search: search.map(MetainfoFetch::new),
+            meets: false,
+            newest_record: None,
+            lent: None,
             prefetch: Prefetch::None,
             peers: BTreeMap::new(),
             candidates: Candidates::default(),

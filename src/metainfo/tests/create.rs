@@ -87,8 +87,9 @@ fn a_signature_names_the_dataset() {
     assert_eq!((signed.public_key(), signed.info_hash()), (Some(alice.public()), plain.info_hash()));
     assert!(signed.matches(&plain.info_id()) && signed.matches(&signed.info_id()));
     assert!(!plain.matches(&signed.info_id()));
-    let ids = [signed.info_id(), plain.info_id()].map(|id| id.swarm_id());
-    assert_eq!((signed.swarm_ids(), plain.swarm_ids()), (ids.to_vec(), vec![ids[1]]));
+    // In the swarm of its InfoSig meets who follows the dataset, at whatever version.
+    let content = vec![plain.info_id().swarm_id()];
+    assert_eq!((signed.swarm_ids(), plain.swarm_ids()), (content.clone(), content));
 
     let again = signed.sign(&bob).unwrap();
     assert_eq!(again.public_key(), Some(bob.public()));
@@ -110,6 +111,8 @@ fn a_later_version_belongs_to_the_dataset_of_the_first() {
     let second = make(Some(version));
     assert_eq!((second.version(), second.origin()), (Some(version), Some(origin)));
     assert_ne!(second.info_hash(), first.info_hash());
+    let ids = [second.info_id(), InfoId::Hash(second.info_hash())].map(|id| id.swarm_id());
+    assert_eq!(second.swarm_ids(), ids);
 }
 
 #[test]

@@ -389,7 +389,7 @@ fn an_ordinary_torrent_can_be_signed() {
     let signed = torrent.sign(&key).unwrap();
     let sig = signed.info_sig().unwrap();
     assert_eq!(signed.info_id(), crate::types::InfoId::Sig(sig));
-    assert_eq!(signed.swarm_ids(), [signed.info_id().swarm_id(), signed.info_hash().swarm_id()]);
+    assert_eq!(signed.swarm_ids(), [signed.info_hash().swarm_id()]);
     assert_eq!((signed.info_bytes(), signed.hints()), (torrent.info_bytes(), torrent.hints()));
     let public = Metainfo::parse(&signed.public_bytes()).unwrap();
     assert_eq!((public.info_sig(), public.public_key()), (Some(sig), Some(key.public())));

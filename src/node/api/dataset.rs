@@ -44,6 +44,25 @@ pub struct DatasetInfo {
     pub answers: usize,
 }
 
+/// A dataset that somebody uses, as `knot status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetStatus {
+    /// Its name: the original InfoSig.
+    pub origin: String,
+    /// The newest version that is known.
+    pub newest: Option<VersionInfo>,
+    /// How many versions are known.
+    pub versions: usize,
+    /// When it was last found out what the newest version is, in Unix seconds.
+    pub checked_at: Option<i64>,
+    /// Followers that were met.
+    pub followers: usize,
+    /// Why the newest version is not shown; `None` where it is.
+    pub problem: Option<String>,
+    /// Versions of which there are two records.
+    pub conflicts: Vec<VersionInfo>,
+}
+
 /// A version of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionInfo {

@@ -14,6 +14,7 @@
 
 mod attempts;
 mod cached;
+mod datasets;
 mod error;
 mod evict;
 mod flush;
@@ -39,7 +40,7 @@ use self::lru::Queued;
 use self::shared::{Shared, Start, lock};
 use super::tree::{Scan, TreeSource};
 use crate::cache::{FileCache, Reserve};
-use crate::index::{Index, IndexError, TorrentRecord};
+use crate::index::{Index, IndexError};
 use crate::metainfo::{Entry, EntryKind, Metainfo};
 use crate::types::{FileIndex, InfoId};
 
@@ -134,13 +135,7 @@ impl Store {
     /// # Errors
     /// When the index fails.
     pub(super) fn torrent(&self, metainfo: Arc<Metainfo>, source: Source) -> Result<Arc<TorrentStorage>, StorageError> {
-        let record = TorrentRecord {
-            info_hash: metainfo.info_hash(),
-            info_id: metainfo.info_id(),
-            metainfo: metainfo.bytes().to_vec(),
-        };
-        let now_ms = self.shared.now_us() / 1000;
-        lock(&self.shared.index).put_torrent(&record, now_ms)?;
+        self.put_metainfo(&metainfo)?;
         let name = Arc::new(OnceLock::new());
         let cached = Cached::open(self.shared.clone(), name.clone(), metainfo.clone())?;
         // The cap may be a smaller one than the last time. Not before its least size is known, which depends on pieces.

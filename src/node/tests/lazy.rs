@@ -72,6 +72,9 @@ async fn a_torrent_that_cannot_be_shown_is_told_and_the_mount_stays_until_it_is_
         uid: 0,
         gid: 0,
         lazy: true,
+        poll: None,
+        on_update: None,
+        keep_versions: 0,
     };
     let info = handle.mount(request, mpsc::channel(1).0).await.unwrap();
     assert_eq!((info.info_id, info.name), (metainfo.info_id().to_string(), String::new()));

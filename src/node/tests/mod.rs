@@ -1,5 +1,6 @@
 //! Whole nodes in one process, over libp2p on loopback.
 
+mod datasets;
 mod lazy;
 mod liar;
 
@@ -69,6 +70,7 @@ fn add(torrent: TorrentName, peers: Vec<String>) -> AddRequest {
         metainfo_timeout: Duration::from_secs(20),
         read_timeout: Duration::from_secs(20),
         prefetch_all: false,
+        at: None,
     }
 }
 

@@ -3,36 +3,32 @@
 //! It never waits for a peer or a disk. Connections have tasks of their own ([`super::peer`]), storage is used on
 //! blocking threads ([`super::jobs`]), and everything comes back as an [`Event`].
 
+mod connections;
+mod message;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::dials::Dialler;
 use super::jobs::{Jobs, PendingRead, StoreJob};
-use super::peer::{self, Established, Incoming, Outgoing, ReceivedBlock};
+use super::peer::{Outgoing, ReceivedBlock};
 use super::slot::{Meeting, TorrentSlot};
 use super::storage::TorrentStorage;
-use super::tally::Tally;
 use super::warnings::Warnings;
 use super::webseed::WebSeeds;
-use crate::discovery::{Found, trackers};
-use crate::engine::{
-    DisconnectReason, Input, Output, PieceOutcome, Prefetch, ReadError, TorrentManager, TorrentStats, Verdict,
-};
+use crate::engine::{self, Input, Output, ReadError, TorrentManager};
 use crate::metainfo::Metainfo;
 use crate::transports::Transport;
-use crate::types::{
-    Bitfield, BlockSpan, ConnId, FileIndex, InfoId, PeerAddr, PieceIndex, ReadId, ReaderId, SwarmId, TorrentKey,
-    WirePeerId,
-};
+use crate::types::{Bitfield, BlockSpan, ConnId, PeerAddr, ReadId, SwarmId, TorrentKey, WirePeerId};
 use crate::vfs::ContentError;
-use crate::wire::Decoder;
+
+pub(super) use message::{Command, Event, Fetched, MeetingNews, StoredBlock};
 
 /// Events taken from a queue before outputs of finished storage batches are looked at again.
 const EVENTS_AT_ONCE: usize = 64;
@@ -44,86 +40,6 @@ pub(super) const COMMAND_QUEUE: usize = 16 * 1024;
 const RECEIVE_BUDGET_BLOCKS: usize = 2048;
 /// How often it is looked whether a torrent has become complete, while anything happens.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What comes back from connections, dials, storage and sources.
-pub(super) enum Event {
-    Established(Established),
-    DialFailed { torrent: TorrentKey, addr: PeerAddr },
-    Frames { conn: ConnId, frames: Vec<Incoming> },
-    Written { conn: ConnId, blocks: Vec<(BlockSpan, bool)> },
-    Gone { conn: ConnId },
-    Found(Found),
-    Stored(Vec<StoredBlock>),
-    Checked { torrent: TorrentKey, piece: PieceIndex, outcome: PieceOutcome },
-    Lost { torrent: TorrentKey, piece: PieceIndex },
-    ReadAgain { read: ReadId, pending: PendingRead },
-}
-
-/// What became of a block.
-pub(super) struct StoredBlock {
-    pub(super) torrent: TorrentKey,
-    pub(super) conn: ConnId,
-    pub(super) span: BlockSpan,
-    pub(super) verdict: Verdict,
-}
-
-/// The metainfo that peers sent, or why it cannot be used.
-pub(super) type Fetched = Result<Arc<Metainfo>, String>;
-
-/// What the handles of the node ask for.
-pub(super) enum Command {
-    AddById {
-        torrent: TorrentKey,
-        id: InfoId,
-        /// What it may be served and looked for under.
-        swarms: Vec<SwarmId>,
-        fetched: oneshot::Sender<Fetched>,
-        sources: Option<Vec<String>>,
-    },
-    Open {
-        torrent: TorrentKey,
-        metainfo: Arc<Metainfo>,
-        storage: Arc<TorrentStorage>,
-        sources: Option<Vec<String>>,
-    },
-    Remove {
-        torrent: TorrentKey,
-    },
-    Prefetch {
-        torrent: TorrentKey,
-        prefetch: Prefetch,
-    },
-    /// What somebody knows who asks for the torrent.
-    Hints {
-        torrent: TorrentKey,
-        peers: Vec<PeerAddr>,
-        trackers: Vec<Vec<String>>,
-    },
-    OpenReader {
-        reader: ReaderId,
-        torrent: TorrentKey,
-        file: FileIndex,
-        timeout: Duration,
-    },
-    CloseReader {
-        reader: ReaderId,
-    },
-    ReadCached {
-        reader: ReaderId,
-        offset: u64,
-        len: u32,
-    },
-    Read {
-        read: ReadId,
-        pending: PendingRead,
-    },
-    /// What the cache may hold has changed, in bytes.
-    CacheSize(u64),
-    Stats {
-        torrent: TorrentKey,
-        reply: oneshot::Sender<Option<TorrentStats>>,
-    },
-}
 
 /// What the driver is made of.
 pub(super) struct Parts {
@@ -138,6 +54,8 @@ pub(super) struct Parts {
     pub(super) own_addrs: Vec<SocketAddr>,
     pub(super) warnings: Arc<Warnings>,
     pub(super) events: mpsc::Sender<Event>,
+    /// Where it goes what peers say of datasets; what does not fit is dropped, as peers say it again.
+    pub(super) meeting_news: mpsc::Sender<MeetingNews>,
 }
 
 struct Conn {
@@ -226,6 +144,13 @@ impl Driver {
                 self.open(now, torrent, metainfo, storage, sources)
             }
             Command::Remove { torrent } => self.remove(now, torrent),
+            Command::Meet { torrent, swarm, meeting, fetched, sources } => {
+                self.meet(now, torrent, swarm, meeting, (fetched, sources));
+            }
+            Command::TellRecord { torrent, record } => self.tell(now, Input::TellRecord { torrent, record }),
+            Command::AskRecord { torrent, seq } => self.tell(now, Input::AskRecord { torrent, seq }),
+            Command::SendRecord { conn, record } => self.tell(now, Input::SendRecord { conn, record }),
+            Command::PeerAt { torrent, addr } => self.tell(now, Input::PeerFound { torrent, addr }),
             Command::Prefetch { torrent, prefetch } => self.tell(now, Input::SetPrefetch { torrent, prefetch }),
             Command::Hints { torrent, peers, trackers } => {
                 if let Some(slot) = self.torrents.get_mut(&torrent) {
@@ -288,6 +213,26 @@ impl Driver {
         self.tell(now, Input::Open { torrent, metainfo, verified });
     }
 
+    fn meet(
+        &mut self,
+        now: Instant,
+        torrent: TorrentKey,
+        swarm: SwarmId,
+        meeting: engine::Meeting,
+        (fetched, sources): (Option<oneshot::Sender<Fetched>>, Option<Vec<String>>),
+    ) {
+        let new = || TorrentSlot::new(torrent, meeting.id, sources);
+        let slot = self.torrents.entry(torrent).or_insert_with(new);
+        slot.fetched = fetched.or(slot.fetched.take());
+        slot.join(&self.parts.meeting, &[swarm]);
+        self.tell(now, Input::Meet { torrent, meeting });
+    }
+
+    fn news(&self, news: MeetingNews) {
+        // Peers say it again, and networks are asked now and then.
+        let _ = self.parts.meeting_news.try_send(news);
+    }
+
     fn remove(&mut self, now: Instant, torrent: TorrentKey) {
         let Some(mut slot) = self.torrents.remove(&torrent) else { return };
         slot.leave_all(&self.parts.meeting);
@@ -307,88 +252,6 @@ impl Driver {
         let (reader, offset, len) = (pending.reader, pending.offset, pending.len);
         self.reads.insert(read, pending);
         self.tell(now, Input::Read { read, reader, offset, len });
-    }
-
-    fn found(&mut self, now: Instant, found: Found) {
-        let Found { swarm, addr, source } = found;
-        let own = match &addr {
-            PeerAddr::Libp2p(addr) => addr.ends_with(&self.parts.own_name),
-            PeerAddr::Socket(addr) => self.parts.own_addrs.contains(addr),
-            PeerAddr::Web(_) | PeerAddr::Memory(_) => false,
-        };
-        let Some(torrent) = self.parts.meeting.swarms.find(swarm).filter(|_| !own) else { return };
-        let Some(slot) = self.torrents.get_mut(&torrent) else { return };
-        // A source that has not yet heard that the swarm is private may still name peers of it.
-        if slot.is_private() && source != trackers::NAME {
-            return;
-        }
-        debug!(%addr, source, "peer found");
-        slot.found(&addr, swarm);
-        self.tell(now, Input::PeerFound { torrent, addr });
-    }
-
-    fn connected(&mut self, now: Instant, peer: Established) {
-        let Some(slot) = self.torrents.get(&peer.torrent) else { return };
-        let conn = ConnId(self.next_conn);
-        self.next_conn += 1;
-        let mut decoder = Decoder::new();
-        if let Some(metainfo) = &slot.metainfo {
-            decoder.set_max_bitfield(metainfo.layout().piece_count());
-        }
-        let (read_half, write_half) = tokio::io::split(peer.io);
-        let (queue, queued) = mpsc::channel(peer::WRITER_QUEUE);
-        let events = self.parts.events.clone();
-        slot.tally.peers.fetch_add(1, Relaxed);
-        tokio::spawn(peer::write_queue(conn, write_half, queued, slot.tally.storage.clone(), events.clone()));
-        let reader = tokio::spawn(peer::read_frames(conn, read_half, decoder, self.receive_budget.clone(), events))
-            .abort_handle();
-        self.conns.insert(conn, Conn { torrent: peer.torrent, queue, reader });
-        let Established { torrent, addr, identity, handshake, outgoing, .. } = peer;
-        self.tell(now, Input::Connected { conn, torrent, addr, identity, handshake, outgoing });
-    }
-
-    fn frames(&mut self, now: Instant, conn: ConnId, frames: Vec<Incoming>) {
-        for frame in frames {
-            // What a closed connection still had in its buffers is of no use.
-            if !self.conns.contains_key(&conn) {
-                return;
-            }
-            match frame {
-                Incoming::Message(message) => self.tell(now, Input::Message { conn, message }),
-                Incoming::Block(block) => {
-                    self.count(conn, |tally| tally.downloaded.fetch_add(block.data.len() as u64, Relaxed));
-                    self.parts.engine.handle(now, Input::Block { conn, span: block.span });
-                    self.carry_out(Some(block));
-                }
-            }
-        }
-    }
-
-    fn written(&mut self, now: Instant, conn: ConnId, blocks: Vec<(BlockSpan, bool)>) {
-        if !self.conns.contains_key(&conn) {
-            return;
-        }
-        for (span, sent) in blocks {
-            if sent {
-                self.count(conn, |tally| tally.uploaded.fetch_add(span.len.into(), Relaxed));
-            }
-            self.tell(now, if sent { Input::BlockSent { conn, span } } else { Input::BlockUnreadable { conn, span } });
-        }
-    }
-
-    fn gone(&mut self, now: Instant, conn: ConnId) {
-        self.count(conn, |tally| tally.peers.fetch_sub(1, Relaxed));
-        if let Some(gone) = self.conns.remove(&conn) {
-            gone.reader.abort();
-            self.tell(now, Input::Disconnected { conn });
-        }
-    }
-
-    /// Counts something of a connection's torrent.
-    fn count<T>(&self, conn: ConnId, add: impl FnOnce(&Tally) -> T) {
-        if let Some(slot) = self.conns.get(&conn).and_then(|conn| self.torrents.get(&conn.torrent)) {
-            add(&slot.tally);
-        }
     }
 
     /// Carries out everything that the engine wants done; `payload` is what came with the input just handled.
@@ -421,6 +284,9 @@ impl Driver {
                     self.parts.warnings.add(reason.clone());
                     self.metainfo_fetched(torrent, Err(reason));
                 }
+                Output::PeerMet { torrent, addr } => self.news(MeetingNews::Met { torrent, addr }),
+                Output::RecordHeard { torrent, record } => self.news(MeetingNews::Heard { torrent, record }),
+                Output::RecordAsked { torrent, conn, seq } => self.news(MeetingNews::Asked { torrent, conn, seq }),
                 Output::ReadReady { read } => {
                     if let Some(pending) = self.reads.remove(&read) {
                         self.jobs.answer(read, pending);
@@ -453,23 +319,6 @@ impl Driver {
             }
             _ => warn!(?span, "a block to store came without its payload or torrent"),
         }
-    }
-
-    fn queue(&mut self, conn: ConnId, outgoing: Outgoing) {
-        let Some(peer) = self.conns.get(&conn) else { return };
-        if peer.queue.try_send(outgoing).is_err() {
-            self.disconnect(conn, &DisconnectReason::Protocol("does not read what is sent to it".to_owned()));
-        }
-    }
-
-    /// Stops both tasks of a connection: the reader at once, the writer after what is queued; the writer's end
-    /// brings [`Event::Gone`].
-    fn disconnect(&mut self, conn: ConnId, reason: &DisconnectReason) {
-        let Some(peer) = self.conns.get(&conn) else { return };
-        debug!(conn = conn.0, torrent = peer.torrent.0, %reason, "disconnecting");
-        peer.reader.abort();
-        let events = self.parts.events.clone();
-        tokio::spawn(async move { events.send(Event::Gone { conn }).await });
     }
 
     fn dial(&self, torrent: TorrentKey, addr: PeerAddr) {
