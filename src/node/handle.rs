@@ -28,7 +28,7 @@ use crate::discovery::http::LocalAddrs;
 use crate::engine::Prefetch;
 use crate::metainfo::Metainfo;
 use crate::types::{InfoId, TorrentKey};
-use crate::vfs::Content;
+use crate::vfs::{Content, Version};
 
 /// Where the progress of a long request goes; what does not fit is dropped.
 pub type ProgressSink = mpsc::Sender<Progress>;
@@ -141,7 +141,8 @@ impl NodeHandle {
             return self.mount_empty(lead, request).await;
         }
         let torrent = self.open_lead(&lead, &request.add, &progress).await?;
-        let view = MountView { metainfo: torrent.metainfo.clone(), content: torrent.content.clone() };
+        let (metainfo, content) = (torrent.metainfo.clone(), torrent.content.clone());
+        let view = MountView { version: Version { metainfo, content, release: None }, dataset: None };
         let options = mount_options(&request, &torrent.info.info_id);
         let (mounter, mountpoint) = (self.0.mounter.clone(), request.mountpoint);
         let at = mountpoint.clone();

@@ -35,7 +35,7 @@ impl NodeHandle {
         let (options, wait) = (mount_options(&request, &info_id), Arc::new(Wait::new(info_id.clone())));
         let asked = Arc::downgrade(&wait);
         let waits_for = Box::new(move || asked.upgrade().map(|wait| wait.says()).unwrap_or_default());
-        let pending = Pending { info_id: info_id.clone(), waits_for };
+        let pending = Pending { info_id: info_id.clone(), waits_for, dataset: None };
         let (mounter, at) = (self.0.mounter.clone(), request.mountpoint.clone());
         let session = blocking(move || mounter.mount_empty(pending, &at, &options)).await??;
         self.0.mounts.insert_empty(request.mountpoint.clone(), session, wait.clone());

@@ -8,7 +8,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Torrent;
 use super::api::{ApiError, ErrorKind, MountStatus};
-use super::mount::{MountView, Mounted};
+use super::mount::Mounted;
+use crate::vfs::Version;
 
 /// Mounted filesystems by mount point.
 #[derive(Default)]
@@ -80,7 +81,8 @@ impl Mounts {
         if mount.waiting(wait).is_none() {
             return Ok(());
         }
-        mount.session.fill(MountView { metainfo: torrent.metainfo.clone(), content: torrent.content.clone() })?;
+        let (metainfo, content) = (torrent.metainfo.clone(), torrent.content.clone());
+        mount.session.show(Version { metainfo, content, release: None })?;
         mount.content = Shown::Torrent(torrent);
         Ok(())
     }
