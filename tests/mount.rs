@@ -19,6 +19,7 @@ use knot::metainfo::Metainfo;
 use knot::node::api::{ApiError, ErrorKind};
 use knot::node::mount::{MountOptions, MountView, Mounted, Mounter};
 use knot::types::HashAlgorithm;
+use knot::vfs::Version;
 use rustix::fs::{Mode as Permissions, StatVfsMountFlags};
 use rustix::io::Errno;
 use support::content::{FakeContent, Mode, wait_until};
@@ -55,7 +56,8 @@ impl Mount {
 
     fn try_mount(&self, at: &Path, allow_other: bool) -> Result<Box<dyn Mounted>, ApiError> {
         let content: Arc<dyn knot::vfs::Content> = Arc::clone(&self.content) as _;
-        let view = MountView { metainfo: Arc::clone(&self.metainfo), content };
+        let version = Version { metainfo: Arc::clone(&self.metainfo), content, release: None };
+        let view = MountView { version, dataset: None };
         let options = MountOptions { allow_other, uid: 12, gid: 34, fs_name: "knot:a test".into() };
         FuseMounter.mount(view, at, &options)
     }
@@ -495,7 +497,8 @@ fn helper_that_mounts() {
     let metainfo = Arc::new(metainfo_of(&items, HashAlgorithm::Blake3, PIECE));
     let content = FakeContent::new(&items, Mode::Cached);
     let options = MountOptions { allow_other: false, uid: 65534, gid: 65534, fs_name: "knot:helper".into() };
-    let mounted = FuseMounter.mount(MountView { metainfo, content }, Path::new(&place), &options).unwrap();
+    let view = MountView { version: Version { metainfo, content, release: None }, dataset: None };
+    let mounted = FuseMounter.mount(view, Path::new(&place), &options).unwrap();
     assert_eq!(fs::read(Path::new(&place).join("file")).unwrap(), b"from the helper");
     if std::env::var_os("KNOT_TEST_UNMOUNT").is_some() {
         let open = File::open(Path::new(&place).join("file")).unwrap();

@@ -15,13 +15,10 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::convert::{errno, file_attr, file_type};
-use super::view::View;
+use super::convert::{errno, file_attr, file_type, unlinked_attr};
 use super::waiting::{Span, Waiting};
-use crate::vfs::{Attr, DirEntry, EmptyRoot, FsError, Handle, Ino, Vfs};
+use crate::vfs::{Attr, DirEntry, Handle, Ino, Vfs};
 
-/// How long the kernel may remember which inode a name leads to, or that it leads nowhere: names never change.
-const NAME_TTL: Duration = Duration::from_secs(3600);
 /// Requests that may wait at once before the kernel holds back others. A read that waits for the swarm must not
 /// hold back reads of what is here.
 const MAX_BACKGROUND: u16 = 1024;
@@ -32,30 +29,20 @@ const GENERATION: Generation = Generation(0);
 
 /// What the kernel asks about one mount.
 pub(super) struct Adapter {
-    view: Arc<View>,
+    vfs: Arc<Vfs>,
     waiting: Arc<Waiting>,
 }
 
 impl Adapter {
-    pub(super) fn new(view: Arc<View>, waiting: Arc<Waiting>) -> Self {
-        Self { view, waiting }
+    pub(super) fn new(vfs: Arc<Vfs>, waiting: Arc<Waiting>) -> Self {
+        Self { vfs, waiting }
     }
 
-    /// The torrent. While there is none there are no files.
-    fn vfs(&self) -> Result<&Vfs, FsError> {
-        self.view.shown().map_err(|_| FsError::NotFound)
-    }
-
-    fn attr(&self, ino: INodeNo) -> Result<Attr, FsError> {
-        let ino = Ino(ino.0);
-        self.view.shown().map_or_else(|empty| empty.attr(ino), |vfs| vfs.attr(ino))
-    }
-
-    fn read_later(&self, vfs: &Vfs, ino: Ino, handle: Handle, offset: u64, size: u32, reply: ReplyData) {
+    fn read_later(&self, ino: Ino, handle: Handle, offset: u64, size: u32, reply: ReplyData) {
         let span = Span { ino, range: offset..offset.saturating_add(u64::from(size)) };
         let Some(ticket) = self.waiting.admit(span, reply) else { return };
         let waiting = Arc::clone(&self.waiting);
-        vfs.read(ino, handle, offset, size, Box::new(move |result| waiting.finish(ticket, result)));
+        self.vfs.read(handle, offset, size, Box::new(move |result| waiting.finish(ticket, result)));
     }
 }
 
@@ -82,31 +69,34 @@ impl Filesystem for Adapter {
 
     fn destroy(&mut self) {
         self.waiting.close();
-        if let Ok(vfs) = self.view.shown() {
-            vfs.close_all();
-        }
+        self.vfs.close_all();
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        // Unlike an inode 0, an error is not remembered.
-        let Ok(vfs) = self.view.shown() else { return reply.error(Errno::ENOENT) };
-        match vfs.lookup(Ino(parent.0), name.as_bytes()) {
-            Ok(attr) => reply.entry_with_ttls(&attr.valid_for, &NAME_TTL, &file_attr(&attr), GENERATION),
-            // Inode 0 is how the kernel is told to remember that there is nothing.
-            Err(FsError::NotFound) => reply.entry_with_ttls(&NAME_TTL, &NAME_TTL, &NOTHING, GENERATION),
+        match self.vfs.lookup(Ino(parent.0), name.as_bytes()) {
+            Ok(found) => {
+                // Inode 0 is how the kernel is told for how long to remember that there is nothing.
+                let attr = found.attr.as_ref().map_or(NOTHING, file_attr);
+                let attr_ttl = found.attr.map_or(Duration::ZERO, |attr| attr.valid_for);
+                reply.entry_with_ttls(&attr_ttl, &found.name_valid_for, &attr, GENERATION);
+            }
             Err(error) => reply.error(errno(&error)),
         }
     }
 
+    fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
+        self.vfs.forget([(Ino(ino.0), nlookup)]);
+    }
+
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.attr(ino) {
+        match self.vfs.attr(Ino(ino.0)) {
             Ok(attr) => reply.attr(&attr.valid_for, &file_attr(&attr)),
             Err(error) => reply.error(errno(&error)),
         }
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.vfs().and_then(|vfs| vfs.read_link(Ino(ino.0))) {
+        match self.vfs.read_link(Ino(ino.0)) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(errno(&error)),
         }
@@ -116,7 +106,7 @@ impl Filesystem for Adapter {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
-        match self.vfs().and_then(|vfs| vfs.open(Ino(ino.0))) {
+        match self.vfs.open(Ino(ino.0)) {
             Ok(opened) if opened.live => reply.opened(FileHandle(opened.handle.0), FopenFlags::FOPEN_DIRECT_IO),
             Ok(opened) => {
                 // There is nothing to flush, and an inode never changes its bytes.
@@ -139,13 +129,9 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let (ino, handle) = (Ino(ino.0), Handle(fh.0));
-        let vfs = match self.vfs() {
-            Ok(vfs) => vfs,
-            Err(error) => return reply.error(errno(&error)),
-        };
-        match vfs.read_cached(ino, handle, offset, size) {
+        match self.vfs.read_cached(handle, offset, size) {
             Ok(Some(bytes)) => reply.data(&bytes),
-            Ok(None) => self.read_later(vfs, ino, handle, offset, size, reply),
+            Ok(None) => self.read_later(ino, handle, offset, size, reply),
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -157,16 +143,14 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _: &Request,
-        ino: INodeNo,
+        _: INodeNo,
         fh: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
-        if let Ok(vfs) = self.view.shown() {
-            vfs.close(Ino(ino.0), Handle(fh.0));
-        }
+        self.vfs.close(Handle(fh.0));
         reply.ok();
     }
 
@@ -174,41 +158,40 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let flags = match self.view.shown() {
-            Ok(_) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
-            Err(_) => FopenFlags::empty(),
-        };
-        reply.opened(FileHandle(0), flags);
-    }
-
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let mut is_full =
-            |line: DirEntry<'_>| reply.add(INodeNo(line.ino.0), line.next, file_type(line.kind), line.name);
-        let told = match self.view.shown() {
-            Ok(vfs) => vfs.read_dir(Ino(ino.0), offset).map(|mut lines| lines.any(&mut is_full)),
-            Err(empty) => empty.read_dir(Ino(ino.0), offset).map(|mut lines| lines.any(&mut is_full)),
-        };
-        match told {
-            Ok(_) => reply.ok(),
+    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        match self.vfs.open_dir(Ino(ino.0)) {
+            Ok(opened) => {
+                let keep = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+                let flags = if opened.is_fixed { keep } else { FopenFlags::empty() };
+                reply.opened(FileHandle(opened.handle.0), flags);
+            }
             Err(error) => reply.error(errno(&error)),
         }
     }
 
-    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let mut is_full = |line: DirEntry<'_>| {
-            let Ok(attr) = self.attr(INodeNo(line.ino.0)) else { return false };
-            let number = INodeNo(line.ino.0);
-            reply.add(number, line.next, line.name, &attr.valid_for, &file_attr(&attr), GENERATION)
-        };
-        let told = match self.view.shown() {
-            Ok(vfs) => vfs.read_dir(Ino(ino.0), offset).map(|mut lines| lines.any(&mut is_full)),
-            Err(empty) => empty.read_dir(Ino(ino.0), offset).map(|mut lines| lines.any(&mut is_full)),
-        };
-        match told {
-            Ok(_) => reply.ok(),
+    fn readdir(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let is_full = |line: DirEntry<'_>| reply.add(INodeNo(line.ino.0), line.next, file_type(line.kind), line.name);
+        match self.vfs.read_dir(Handle(fh.0), offset, is_full) {
+            Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(&error)),
         }
+    }
+
+    fn readdirplus(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let is_full = |line: DirEntry<'_>, attr: Option<Attr>| {
+            let ttl = attr.map_or(Duration::ZERO, |attr| attr.valid_for);
+            let attr = attr.as_ref().map_or_else(|| unlinked_attr(line.ino, line.kind), file_attr);
+            reply.add(INodeNo(line.ino.0), line.next, line.name, &ttl, &attr, GENERATION)
+        };
+        match self.vfs.read_dir_plus(Handle(fh.0), offset, is_full) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.vfs.close(Handle(fh.0));
+        reply.ok();
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
@@ -216,21 +199,19 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let whole = self.view.shown().map_or_else(EmptyRoot::statfs, Vfs::statfs);
+        let whole = self.vfs.statfs();
         reply.statfs(whole.blocks, 0, 0, whole.files, 0, whole.block_size, whole.name_max, whole.block_size);
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (ino, name) = (Ino(ino.0), name.as_bytes());
-        match self.view.shown().map_or_else(|empty| empty.xattr(ino, name), |vfs| vfs.xattr(ino, name)) {
+        match self.vfs.xattr(Ino(ino.0), name.as_bytes()) {
             Ok(value) => reply_xattr(&value, size, reply),
             Err(error) => reply.error(errno(&error)),
         }
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let ino = Ino(ino.0);
-        match self.view.shown().map_or_else(|empty| empty.xattr_names(ino), |vfs| vfs.xattr_names(ino)) {
+        match self.vfs.xattr_names(Ino(ino.0)) {
             Ok(names) => {
                 let list: Vec<u8> = names.iter().flat_map(|name| name.bytes().chain([0])).collect();
                 reply_xattr(&list, size, reply);
@@ -339,7 +320,7 @@ impl Filesystem for Adapter {
 
     fn access(&self, _: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         // Only asked where the kernel does not check permissions itself, which the mount tells it to.
-        match self.attr(ino) {
+        match self.vfs.attr(Ino(ino.0)) {
             Ok(_) if mask.contains(AccessFlags::W_OK) => reply.error(Errno::EROFS),
             Ok(_) => reply.ok(),
             Err(error) => reply.error(errno(&error)),

@@ -43,8 +43,8 @@ pub(super) enum MountError {
     Thread(io::Error),
     #[error("cannot show this torrent: {0}")]
     Tree(#[from] TreeError),
-    #[error("expected an empty mount to show a torrent at, but {path:?} shows one already")]
-    Filled { path: PathBuf },
+    #[error("cannot show another version at {path:?}: {error}")]
+    Switch { path: PathBuf, error: io::Error },
     #[error("cannot unmount {path:?}, since {over} is mounted over it: unmount that first")]
     Covered { path: PathBuf, over: String },
     #[error("cannot unmount {path:?}: {error}: try umount -l as root, or fusermount3 -uz")]

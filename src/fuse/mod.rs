@@ -11,25 +11,25 @@ mod error;
 mod foreign;
 mod mountinfo;
 mod mountpoint;
-mod view;
 mod waiting;
 
+use std::ffi::OsStr;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
 
 use crate::node::api::ApiError;
 use crate::node::mount::{MountOptions, MountView, Mounted, Mounter, Pending};
-use crate::vfs::{EmptyRoot, Owner, Vfs};
+use crate::vfs::{Ino, Owner, Switch, Version, Vfs};
 use adapter::Adapter;
 use device::Unmounted;
 use error::MountError;
 use mountinfo::MountEntry;
-use view::View;
 use waiting::{Waiting, drop_stale_pages};
 
 pub use foreign::unmount_foreign;
@@ -50,8 +50,8 @@ pub struct FuseMounter;
 
 impl Mounter for FuseMounter {
     fn mount(&self, view: MountView, mountpoint: &Path, options: &MountOptions) -> Result<Box<dyn Mounted>, ApiError> {
-        let vfs = vfs(view, owner(options))?;
-        Ok(Box::new(FuseMount::start(View::Torrent(Box::new(vfs)), mountpoint, options)?))
+        let vfs = Vfs::new(view.version, view.dataset, owner(options)).map_err(MountError::Tree)?;
+        Ok(Box::new(FuseMount::start(vfs, mountpoint, options)?))
     }
 
     fn mount_empty(
@@ -60,8 +60,8 @@ impl Mounter for FuseMounter {
         mountpoint: &Path,
         options: &MountOptions,
     ) -> Result<Box<dyn Mounted>, ApiError> {
-        let root = EmptyRoot::new(owner(options), pending.info_id, pending.waits_for);
-        Ok(Box::new(FuseMount::start(View::Late(root, OnceLock::new()), mountpoint, options)?))
+        let vfs = Vfs::pending(owner(options), pending.info_id, pending.waits_for, pending.dataset);
+        Ok(Box::new(FuseMount::start(vfs, mountpoint, options)?))
     }
 }
 
@@ -69,24 +69,25 @@ fn owner(options: &MountOptions) -> Owner {
     Owner { uid: options.uid, gid: options.gid }
 }
 
-fn vfs(view: MountView, owner: Owner) -> Result<Vfs, MountError> {
-    Vfs::new(view.metainfo, view.content, owner).map_err(MountError::Tree)
-}
-
 /// A mount that is being served.
 struct FuseMount {
     mountpoint: PathBuf,
     /// `major:minor` of the filesystem.
     device: String,
-    view: Arc<View>,
-    owner: Owner,
+    vfs: Arc<Vfs>,
     waiting: Arc<Waiting>,
     connection: Arc<Connection>,
 }
 
 /// The device of a mount, for as long as its threads run. Not longer: the last to close it ends the mount, and
 /// programs must not wait for threads that are gone.
-struct Connection(Mutex<Option<OwnedFd>>);
+struct Connection(Mutex<Option<Device>>);
+
+struct Device {
+    fd: OwnedFd,
+    /// Has a hold on the device as well.
+    notifier: Notifier,
+}
 
 impl Connection {
     fn is_served(&self) -> bool {
@@ -94,32 +95,37 @@ impl Connection {
     }
 
     fn is_alive(&self) -> bool {
-        self.device().as_ref().is_some_and(device::is_connected)
+        self.device().as_ref().is_some_and(|device| device::is_connected(&device.fd))
     }
 
-    fn device(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+    fn notifier(&self) -> Option<Notifier> {
+        self.device().as_ref().map(|device| device.notifier.clone())
+    }
+
+    fn device(&self) -> MutexGuard<'_, Option<Device>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl FuseMount {
-    fn start(view: View, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+    fn start(vfs: Vfs, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
         let mountpoint = mountpoint::prepare(mountpoint)?;
         let (waiting, failures) = Waiting::new();
         let waiting = Arc::new(waiting);
-        let view = Arc::new(view);
-        let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&waiting));
+        let vfs = Arc::new(vfs);
+        let adapter = Adapter::new(Arc::clone(&vfs), Arc::clone(&waiting));
         let fd = device::mount(&mountpoint, options)?;
         let taken_back = |error| {
             let _ = device::detach(&mountpoint);
             error
         };
-        let connection = fd.try_clone().map_err(|error| taken_back(MountError::Handshake(error)))?;
-        let connection = Arc::new(Connection(Mutex::new(Some(connection))));
+        let own_fd = fd.try_clone().map_err(|error| taken_back(MountError::Handshake(error)))?;
         // Who may look is the kernel's to decide, by the mount option; fuser would keep out even root.
         let session = Session::from_fd(adapter, fd, SessionACL::All, config())
             .map_err(|error| taken_back(MountError::Handshake(error)))?;
         let notifier = session.notifier();
+        let device = Device { fd: own_fd, notifier: notifier.clone() };
+        let connection = Arc::new(Connection(Mutex::new(Some(device))));
         let served = Arc::clone(&connection);
         let serve = move || {
             if let Err(error) = session.run() {
@@ -138,7 +144,7 @@ impl FuseMount {
         let mounts = mountinfo::mounts_at(&mountpoint).unwrap_or_default();
         let device = mounts.into_iter().next_back().map(|mount| mount.device).unwrap_or_default();
         device::raise_read_ahead(&device, READ_AHEAD_KIB);
-        Ok(Self { mountpoint, device, view, owner: owner(options), waiting, connection })
+        Ok(Self { mountpoint, device, vfs, waiting, connection })
     }
 
     /// The mounts at its place, from itself upwards; none where it has been unmounted.
@@ -174,14 +180,18 @@ impl Mounted for FuseMount {
         self.connection.is_alive() && !self.mounts().is_empty()
     }
 
-    fn fill(&self, view: MountView) -> Result<(), ApiError> {
-        match self.view.fill(vfs(view, self.owner)?) {
-            true => Ok(()),
-            false => Err(MountError::Filled { path: self.mountpoint.clone() }.into()),
-        }
+    fn show(&self, version: Version) -> Result<(), ApiError> {
+        let Some(switch) = self.vfs.switch(version).map_err(MountError::Tree)? else { return Ok(()) };
+        // Not held over the end of this: see `Connection`.
+        let notifier = self.connection.notifier();
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        let forgotten = notifier.ok_or_else(gone).and_then(|notifier| have_forgotten(&notifier, &switch));
+        forgotten.map_err(|error| MountError::Switch { path: self.mountpoint.clone(), error })?;
+        switch.finish();
+        Ok(())
     }
 
-    fn unmount(self: Box<Self>) -> Result<(), ApiError> {
+    fn unmount(&self) -> Result<(), ApiError> {
         self.take_away()?;
         let deadline = Instant::now() + END_TIMEOUT;
         while self.connection.is_served() && Instant::now() < deadline {
@@ -200,6 +210,17 @@ impl Drop for FuseMount {
             tracing::warn!(%error, "a mount is left behind");
         }
     }
+}
+
+/// Has the kernel forget what is about to change: see [`Switch`]. Waits for requests under way, so no thread that
+/// answers requests may do it, nor one that holds a lock that an answer needs.
+fn have_forgotten(notifier: &Notifier, switch: &Switch<'_>) -> io::Result<()> {
+    let root = INodeNo(Ino::ROOT.0);
+    for name in switch.names() {
+        notifier.inval_entry(root, OsStr::new(name))?;
+    }
+    // Attributes only: what is below zero has no pages.
+    notifier.inval_inode(root, -1, 0)
 }
 
 fn config() -> Config {

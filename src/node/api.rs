@@ -219,6 +219,12 @@ pub struct MountStatus {
     /// Why the directory is still empty; `None` where it is not.
     #[serde(default)]
     pub waits_for: Option<String>,
+    /// The version of the dataset that is shown.
+    #[serde(default)]
+    pub version: Option<VersionInfo>,
+    /// Whether it is held on that version.
+    #[serde(default)]
+    pub frozen: bool,
 }
 
 /// A complete download into a directory.

@@ -15,7 +15,7 @@ use super::api::{
 use super::content::{OpenTorrent, TorrentContent};
 use super::dataset::{Dataset, Datasets, Membership};
 use super::driver::Command;
-use super::mount::{MountOptions, MountView, Mounter};
+use super::mount::{MountOptions, Mounter};
 use super::mounts::Mounts;
 use super::names::Lead;
 use super::network::Addrs;
@@ -144,29 +144,6 @@ impl NodeHandle {
         })
     }
 
-    /// Mounts a torrent.
-    ///
-    /// # Errors
-    /// As [`NodeHandle::open`], and those of the mount point.
-    pub async fn mount(&self, request: MountRequest, progress: ProgressSink) -> Result<TorrentInfo, ApiError> {
-        let lead = Lead::new(&request.add.torrent, &request.add.peers, self.0.local).await?;
-        if request.lazy && !self.knows(&lead).await? {
-            return self.mount_empty(lead, request).await;
-        }
-        let torrent = self.open_any(&lead, &request.add, true, &progress).await?;
-        if let (Some(membership), Some(poll)) = (&torrent.membership, request.poll) {
-            membership.dataset.poll_every(poll);
-        }
-        let view = MountView { metainfo: torrent.metainfo.clone(), content: torrent.content.clone() };
-        let options = mount_options(&request, &torrent.info.info_id);
-        let (mounter, mountpoint) = (self.0.mounter.clone(), request.mountpoint);
-        let at = mountpoint.clone();
-        let session = blocking(move || mounter.mount(view, &at, &options)).await??;
-        let info = torrent.info.clone();
-        self.0.mounts.insert(mountpoint, session, torrent);
-        Ok(info)
-    }
-
     /// Unmounts what this node has mounted at `mountpoint`; files that are still open do not delay it.
     ///
     /// # Errors
@@ -174,6 +151,14 @@ impl NodeHandle {
     pub async fn unmount(&self, mountpoint: PathBuf) -> Result<(), ApiError> {
         let mounts = self.0.mounts.clone();
         blocking(move || mounts.unmount(&mountpoint)).await?
+    }
+
+    /// Holds a mount on the version that it shows, or lets it follow its dataset again.
+    ///
+    /// # Errors
+    /// `Usage` when nothing that follows a dataset is mounted there.
+    pub fn freeze(&self, mountpoint: &Path, frozen: bool) -> Result<(), ApiError> {
+        self.0.mounts.freeze(mountpoint, frozen)
     }
 
     /// Serves a file or directory in place while the returned torrent is kept.

@@ -1,6 +1,5 @@
 //! Mounting before there is anything to show: the directory is empty until the metainfo comes.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use tokio::sync::mpsc;
 use super::api::{AddRequest, ApiError, MountRequest, Progress, TorrentInfo};
 use super::handle::{NodeHandle, blocking, mount_options};
 use super::mount::Pending;
-use super::mounts::Wait;
+use super::mounts::{Place, Wait};
 use super::names::Lead;
 
 /// How long a mount waits: until it is unmounted.
@@ -21,8 +20,9 @@ const REPORTS: usize = 4;
 struct Late {
     node: NodeHandle,
     lead: Lead,
+    request: MountRequest,
     add: AddRequest,
-    mountpoint: PathBuf,
+    place: Place,
     wait: Arc<Wait>,
     /// When it is worth a warning that nothing has come.
     warn_after: Duration,
@@ -35,19 +35,20 @@ impl NodeHandle {
         let (options, wait) = (mount_options(&request, &info_id), Arc::new(Wait::new(info_id.clone())));
         let asked = Arc::downgrade(&wait);
         let waits_for = Box::new(move || asked.upgrade().map(|wait| wait.says()).unwrap_or_default());
-        let pending = Pending { info_id: info_id.clone(), waits_for };
+        let pending = Pending { info_id: info_id.clone(), waits_for, dataset: None };
         let (mounter, at) = (self.0.mounter.clone(), request.mountpoint.clone());
         let session = blocking(move || mounter.mount_empty(pending, &at, &options)).await??;
-        self.0.mounts.insert_empty(request.mountpoint.clone(), session, wait.clone());
+        let place = self.0.mounts.insert_empty(request.mountpoint.clone(), session.into(), wait.clone());
         let late = Late {
             node: self.clone(),
             lead,
             warn_after: request.add.metainfo_timeout,
-            add: AddRequest { metainfo_timeout: FOR_EVER, ..request.add },
-            mountpoint: request.mountpoint.clone(),
-            wait: wait.clone(),
+            add: AddRequest { metainfo_timeout: FOR_EVER, ..request.add.clone() },
+            request,
+            place: place.clone(),
+            wait,
         };
-        self.0.mounts.keep(&request.mountpoint, &wait, tokio::spawn(late.fill()));
+        self.0.mounts.keep(&place, tokio::spawn(late.fill()));
         Ok(TorrentInfo { info_id, name: String::new(), total_length: 0 })
     }
 }
@@ -56,22 +57,27 @@ impl Late {
     /// Waits for the torrent and shows it, or says why not.
     async fn fill(self) {
         let (progress, mut reports) = mpsc::channel(REPORTS);
-        let open = self.node.open_lead(&self.lead, &self.add, &progress);
+        let open = self.node.open_any(&self.lead, &self.add, true, &progress);
         let opened = tokio::select! {
             opened = open => opened,
             () = self.note(&mut reports) => return,
         };
-        let Self { node, wait, mountpoint, .. } = self;
+        let Self { node, wait, lead, request, place, .. } = self;
         let filled = match opened {
             Ok(torrent) => {
-                let (mounts, at, wait) = (node.0.mounts.clone(), mountpoint.clone(), wait.clone());
-                blocking(move || mounts.fill(&at, &wait, torrent)).await.flatten()
+                let (mounts, at, shown) = (node.0.mounts.clone(), place.clone(), torrent.clone());
+                let filled = blocking(move || mounts.show(&at, shown)).await.flatten();
+                if matches!(filled, Ok(true)) {
+                    let view = node.view_of(&torrent, &lead, &request);
+                    return node.follow(view, torrent, place, request);
+                }
+                filled.map(drop)
             }
             Err(error) => Err(error),
         };
         if let Err(error) = filled {
             wait.say(format!("nothing: it stays empty, since {error}"));
-            node.0.warnings.add(format!("{} stays empty: {error}", mountpoint.display()));
+            node.0.warnings.add(format!("{} stays empty: {error}", place.mountpoint.display()));
         }
     }
 
@@ -83,7 +89,7 @@ impl Late {
             self.wait.say(wait.to_string());
             if !warned && started.elapsed() >= self.warn_after {
                 warned = true;
-                let (at, after) = (self.mountpoint.display(), humantime::format_duration(self.warn_after));
+                let (at, after) = (self.place.mountpoint.display(), humantime::format_duration(self.warn_after));
                 self.node.0.warnings.add(format!("{at} is still empty after {after}: {wait}"));
             }
         }

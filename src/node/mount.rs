@@ -5,8 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::api::ApiError;
-use crate::metainfo::Metainfo;
-use crate::vfs::{Content, Says};
+use crate::vfs::{Dataset, Says, Version};
 
 /// Mounts torrents.
 pub trait Mounter: Send + Sync {
@@ -17,7 +16,7 @@ pub trait Mounter: Send + Sync {
     /// When the directory cannot be a mount point, or the kernel refuses; the message says what to do.
     fn mount(&self, view: MountView, mountpoint: &Path, options: &MountOptions) -> Result<Box<dyn Mounted>, ApiError>;
 
-    /// Shows an empty directory, until [`Mounted::fill`].
+    /// Shows an empty directory, until [`Mounted::show`].
     ///
     /// # Errors
     /// As [`Mounter::mount`].
@@ -35,15 +34,17 @@ pub struct Pending {
     pub info_id: String,
     /// Says what it waits for, whenever somebody asks.
     pub waits_for: Says,
+    /// The dataset whose versions it is to show, if it is one.
+    pub dataset: Option<Arc<dyn Dataset>>,
 }
 
 /// What to show.
 #[derive(Clone)]
 pub struct MountView {
-    /// The names.
-    pub metainfo: Arc<Metainfo>,
-    /// The bytes.
-    pub content: Arc<dyn Content>,
+    /// The first of what it shows.
+    pub version: Version,
+    /// The dataset whose versions it shows, if it is one.
+    pub dataset: Option<Arc<dyn Dataset>>,
 }
 
 /// How to show it.
@@ -64,15 +65,18 @@ pub trait Mounted: Send + Sync {
     /// Whether it is still there: not if it was unmounted from outside.
     fn is_alive(&self) -> bool;
 
-    /// Shows a torrent in place of the empty directory, once.
+    /// Shows a version in place of what is shown: of the empty directory, or of another version. Programs see the one
+    /// or the other; what they have open stays as it was. The version that is shown already gets a new release, and
+    /// nothing else happens. Blocks for as long as the kernel takes, so call it where that is allowed, with no lock
+    /// held that a [`Dataset`] or a [`crate::vfs::Content`] needs to answer.
     ///
     /// # Errors
-    /// When the torrent cannot be shown, or one is shown already.
-    fn fill(&self, view: MountView) -> Result<(), ApiError>;
+    /// When the version cannot be shown; then the mount goes on showing what it showed.
+    fn show(&self, version: Version) -> Result<(), ApiError>;
 
     /// Takes it away. Programs that still use it lose it: their reads fail. Blocks for a few seconds at the most.
     ///
     /// # Errors
     /// When the kernel refuses; the message says what to do.
-    fn unmount(self: Box<Self>) -> Result<(), ApiError>;
+    fn unmount(&self) -> Result<(), ApiError>;
 }

@@ -8,31 +8,35 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Torrent;
 use super::api::{ApiError, ErrorKind, MountStatus};
-use super::mount::{MountView, Mounted};
+use super::dataset::{Following, version_of};
+use super::mount::Mounted;
 
 /// Mounted filesystems by mount point.
 #[derive(Default)]
 pub(super) struct Mounts(Mutex<BTreeMap<PathBuf, Mount>>);
 
+/// One mount. Another one at the same mount point is another place.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) mountpoint: PathBuf,
+    session: Arc<dyn Mounted>,
+}
+
 struct Mount {
-    session: Box<dyn Mounted>,
+    session: Arc<dyn Mounted>,
     content: Shown,
+    /// The task that fills it while it shows nothing; ends with the mount.
+    filling: Option<AbortOnDropHandle<()>>,
+    /// What keeps it on the newest version of a dataset.
+    following: Option<Following>,
 }
 
 /// What a mount shows.
 enum Shown {
     /// A torrent, which stays open as long.
-    Torrent(Torrent),
-    /// Nothing yet. The task that waits ends with the mount.
-    Nothing(Arc<Wait>, Option<AbortOnDropHandle<()>>),
-}
-
-impl Mount {
-    /// What it shows, if that is nothing because of `wait`.
-    fn waiting(&mut self, wait: &Wait) -> Option<&mut Shown> {
-        let is_it = matches!(&self.content, Shown::Nothing(own, _) if std::ptr::eq(&**own, wait));
-        is_it.then_some(&mut self.content)
-    }
+    Torrent(Box<Torrent>),
+    /// Nothing yet.
+    Nothing(Arc<Wait>),
 }
 
 /// The wait of an empty mount for its torrent.
@@ -57,44 +61,70 @@ impl Wait {
 }
 
 impl Mounts {
-    pub(super) fn insert(&self, mountpoint: PathBuf, session: Box<dyn Mounted>, torrent: Torrent) {
-        self.lock().insert(mountpoint, Mount { session, content: Shown::Torrent(torrent) });
+    pub(super) fn insert(&self, mountpoint: PathBuf, session: Arc<dyn Mounted>, torrent: Torrent) -> Place {
+        self.put(mountpoint, session, Shown::Torrent(Box::new(torrent)))
     }
 
-    pub(super) fn insert_empty(&self, mountpoint: PathBuf, session: Box<dyn Mounted>, wait: Arc<Wait>) {
-        self.lock().insert(mountpoint, Mount { session, content: Shown::Nothing(wait, None) });
+    pub(super) fn insert_empty(&self, mountpoint: PathBuf, session: Arc<dyn Mounted>, wait: Arc<Wait>) -> Place {
+        self.put(mountpoint, session, Shown::Nothing(wait))
+    }
+
+    fn put(&self, mountpoint: PathBuf, session: Arc<dyn Mounted>, content: Shown) -> Place {
+        let mount = Mount { session: session.clone(), content, filling: None, following: None };
+        self.lock().insert(mountpoint.clone(), mount);
+        Place { mountpoint, session }
     }
 
     /// Has the task that waits for a torrent end with its mount.
-    pub(super) fn keep(&self, mountpoint: &Path, wait: &Wait, task: tokio::task::JoinHandle<()>) {
+    pub(super) fn keep(&self, place: &Place, task: tokio::task::JoinHandle<()>) {
         let task = AbortOnDropHandle::new(task);
-        if let Some(Shown::Nothing(_, place)) = self.lock().get_mut(mountpoint).and_then(|mount| mount.waiting(wait)) {
-            *place = Some(task);
-        }
+        self.at(place, |mount| mount.filling = Some(task));
     }
 
-    /// Shows a torrent in the empty mount that waits so. Nothing happens if that has been unmounted.
-    pub(super) fn fill(&self, mountpoint: &Path, wait: &Wait, torrent: Torrent) -> Result<(), ApiError> {
-        let mut mounts = self.lock();
-        let Some(mount) = mounts.get_mut(mountpoint) else { return Ok(()) };
-        if mount.waiting(wait).is_none() {
-            return Ok(());
+    /// Has what follows a dataset end with its mount.
+    pub(super) fn set_following(&self, place: &Place, following: Following) {
+        self.at(place, |mount| mount.following = Some(following));
+    }
+
+    /// Shows a torrent in place of what the mount shows. False if that has been unmounted.
+    pub(super) fn show(&self, place: &Place, torrent: Torrent) -> Result<bool, ApiError> {
+        if self.at(place, |_| ()).is_none() {
+            return Ok(false);
         }
-        mount.session.fill(MountView { metainfo: torrent.metainfo.clone(), content: torrent.content.clone() })?;
-        mount.content = Shown::Torrent(torrent);
+        // Not under the lock: the kernel may take its time, and asks for content meanwhile.
+        place.session.show(version_of(&torrent))?;
+        Ok(self.at(place, |mount| mount.content = Shown::Torrent(Box::new(torrent))).is_some())
+    }
+
+    /// Holds a mount on the version that it shows, or lets it go on.
+    pub(super) fn freeze(&self, mountpoint: &Path, frozen: bool) -> Result<(), ApiError> {
+        let mounts = self.lock();
+        let mount = mounts.get(mountpoint).ok_or_else(|| no_mount(mountpoint))?;
+        match &mount.following {
+            Some(following) => following.freeze(frozen),
+            None => {
+                return Err(ApiError {
+                    kind: ErrorKind::Usage,
+                    message: format!(
+                        "expected a mount that follows a dataset, got {}, which stays as it is anyway",
+                        mountpoint.display()
+                    ),
+                });
+            }
+        }
         Ok(())
+    }
+
+    /// Does something with a mount, if it is still there.
+    fn at<T>(&self, place: &Place, act: impl FnOnce(&mut Mount) -> T) -> Option<T> {
+        let mut mounts = self.lock();
+        mounts.get_mut(&place.mountpoint).filter(|mount| Arc::ptr_eq(&mount.session, &place.session)).map(act)
     }
 
     /// Unmounts what is mounted at `mountpoint`; never waits for open files.
     pub(super) fn unmount(&self, mountpoint: &Path) -> Result<(), ApiError> {
         let Some(mount) = self.lock().remove(mountpoint) else {
-            return Err(ApiError {
-                kind: ErrorKind::Usage,
-                message: format!(
-                    "expected a mount point of this node, got {}: `knot status` lists the mounts",
-                    mountpoint.display()
-                ),
-            });
+            return Err(no_mount(mountpoint));
         };
         mount.session.unmount()
     }
@@ -124,16 +154,7 @@ impl Mounts {
     }
 
     pub(super) fn list(&self) -> Vec<MountStatus> {
-        self.lock()
-            .iter()
-            .map(|(mountpoint, mount)| {
-                let (info_id, waits_for) = match &mount.content {
-                    Shown::Torrent(torrent) => (torrent.info.info_id.clone(), None),
-                    Shown::Nothing(wait, _) => (wait.info_id.clone(), Some(wait.says())),
-                };
-                MountStatus { mountpoint: mountpoint.clone(), info_id, waits_for }
-            })
-            .collect()
+        self.lock().iter().map(|(mountpoint, mount)| mount.status(mountpoint)).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -142,6 +163,37 @@ impl Mounts {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Mount>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Mount {
+    fn status(&self, mountpoint: &Path) -> MountStatus {
+        let torrent = match &self.content {
+            Shown::Torrent(torrent) => torrent,
+            Shown::Nothing(wait) => {
+                return MountStatus {
+                    mountpoint: mountpoint.to_owned(),
+                    info_id: wait.info_id.clone(),
+                    waits_for: Some(wait.says()),
+                    version: None,
+                    frozen: false,
+                };
+            }
+        };
+        let version = torrent.membership.as_ref().map(|membership| membership.edition.info());
+        let frozen = self.following.as_ref().is_some_and(Following::is_frozen);
+        let info_id = torrent.info.info_id.clone();
+        MountStatus { mountpoint: mountpoint.to_owned(), info_id, waits_for: None, version, frozen }
+    }
+}
+
+fn no_mount(mountpoint: &Path) -> ApiError {
+    ApiError {
+        kind: ErrorKind::Usage,
+        message: format!(
+            "expected a mount point of this node, got {}: `knot status` lists the mounts",
+            mountpoint.display()
+        ),
     }
 }
 

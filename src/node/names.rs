@@ -29,6 +29,7 @@ const DOWNLOAD: HttpLimits = HttpLimits {
 };
 
 /// A torrent, as far as its name goes.
+#[derive(Clone)]
 pub(super) struct Lead {
     /// The name to show.
     pub(super) id: InfoId,

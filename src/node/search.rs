@@ -11,7 +11,7 @@ use super::driver::Command;
 use super::handle::{NodeHandle, ProgressSink, blocking, failure};
 use super::names::Lead;
 use crate::metainfo::Metainfo;
-use crate::types::TorrentKey;
+use crate::types::{InfoId, TorrentKey};
 
 /// How often the wait for a metainfo is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -23,7 +23,12 @@ impl NodeHandle {
     }
 
     /// Whether nobody has to be asked for the metainfo.
-    pub(super) async fn knows(&self, lead: &Lead) -> Result<bool, ApiError> {
+    pub(super) async fn knows(&self, lead: &Lead, sources: &Option<Vec<String>>) -> Result<bool, ApiError> {
+        if let InfoId::Sig(origin) = lead.id
+            && self.knows_version(origin, lead, sources).await?
+        {
+            return Ok(true);
+        }
         let is_open = || self.0.registry.entry(lead.id).torrent.get().is_some();
         Ok(lead.metainfo.is_some() || is_open() || self.remembered(lead).await?.is_some())
     }

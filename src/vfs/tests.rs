@@ -1,9 +1,12 @@
 //! The vfs against a model: a sorted map of paths.
 
+mod versions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -86,11 +89,44 @@ fn file(path: &str, length: u64) -> Entry {
 }
 
 fn vfs(entries: Vec<Entry>, content: Arc<Bytewise>) -> Vfs {
-    Vfs::new(metainfo(entries, None), content, OWNER).unwrap()
+    over(metainfo(entries, None), content)
+}
+
+fn over(metainfo: Arc<Metainfo>, content: Arc<Bytewise>) -> Vfs {
+    Vfs::new(Version { metainfo, content, release: None }, None, OWNER).unwrap()
+}
+
+fn look(vfs: &Vfs, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
+    vfs.lookup(parent, name)?.attr.ok_or(FsError::NotFound)
 }
 
 fn find(vfs: &Vfs, path: &str) -> Result<Attr, FsError> {
-    path.split('/').try_fold(vfs.attr(Ino::ROOT)?, |at, name| vfs.lookup(at.ino, name.as_bytes()))
+    path.split('/').try_fold(vfs.attr(Ino::ROOT)?, |at, name| look(vfs, at.ino, name.as_bytes()))
+}
+
+/// A line of a listing.
+#[derive(Clone, Debug, PartialEq)]
+struct Line {
+    ino: Ino,
+    name: String,
+    kind: FileKind,
+    next: u64,
+}
+
+fn list(vfs: &Vfs, ino: Ino, from: u64) -> Result<Vec<Line>, FsError> {
+    let handle = vfs.open_dir(ino)?.handle;
+    let lines = list_open(vfs, handle, from);
+    vfs.close(handle);
+    lines
+}
+
+fn list_open(vfs: &Vfs, handle: Handle, from: u64) -> Result<Vec<Line>, FsError> {
+    let mut lines = Vec::new();
+    vfs.read_dir(handle, from, |DirEntry { ino, name, kind, next }| {
+        lines.push(Line { ino, name: name.to_owned(), kind, next });
+        false
+    })?;
+    Ok(lines)
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
@@ -124,14 +160,13 @@ fn check_directory(vfs: &Vfs, dir: &str, paths: &BTreeMap<String, EntryKind>) {
     let mut expected: Vec<&str> = paths.keys().filter(inside).map(|path| &path[prefix.len()..]).collect();
     expected.sort_unstable_by_key(|name| name.as_bytes());
     let attr = if dir.is_empty() { vfs.attr(Ino::ROOT).unwrap() } else { find(vfs, dir).unwrap() };
-    let lines: Vec<DirEntry<'_>> = vfs.read_dir(attr.ino, 0).unwrap().collect();
-    assert_eq!((lines[0].name, lines[0].ino, lines[1].name), (".", attr.ino, ".."));
-    assert_eq!(lines[2..].iter().map(|line| line.name).collect::<Vec<_>>(), expected);
+    let lines = list(vfs, attr.ino, 0).unwrap();
+    assert_eq!((&*lines[0].name, lines[0].ino, &*lines[1].name), (".", attr.ino, ".."));
+    assert_eq!(lines[2..].iter().map(|line| &*line.name).collect::<Vec<_>>(), expected);
     for (at, line) in lines.iter().enumerate() {
-        let found = vfs.lookup(attr.ino, line.name.as_bytes()).unwrap();
+        let found = look(vfs, attr.ino, line.name.as_bytes()).unwrap();
         assert_eq!((found.ino, found.kind), (line.ino, line.kind), "listed and found agree");
-        let rest: Vec<_> = vfs.read_dir(attr.ino, line.next).unwrap().collect();
-        assert_eq!(rest, lines[at + 1..], "a listing goes on where it stopped");
+        assert_eq!(list(vfs, attr.ino, line.next).unwrap(), lines[at + 1..], "a listing goes on where it stopped");
     }
     let directories = lines[2..].iter().filter(|line| line.kind == FileKind::Directory).count();
     assert_eq!(attr.links as usize, directories + 2);
@@ -145,7 +180,7 @@ proptest! {
         let metainfo = metainfo(entries, Some(77));
         let paths = model(&metainfo);
         let content = Arc::new(Bytewise { here, ..Bytewise::default() });
-        let vfs = Vfs::new(Arc::clone(&metainfo), content, OWNER).unwrap();
+        let vfs = over(Arc::clone(&metainfo), content);
         prop_assert_eq!(vfs.statfs().files, paths.len() as u64 + 1);
         let mut inodes = BTreeSet::from([Ino::ROOT]);
         check_directory(&vfs, "", &paths);
@@ -161,16 +196,16 @@ proptest! {
                 }
                 EntryKind::Symlink { target } => {
                     prop_assert_eq!((attr.kind, attr.size), (FileKind::Symlink, target.len() as u64));
-                    prop_assert_eq!(vfs.read_link(attr.ino), Ok(target.as_str()));
+                    prop_assert_eq!(&vfs.read_link(attr.ino).unwrap(), target);
                 }
                 EntryKind::File { length, executable, .. } => {
                     prop_assert_eq!((attr.kind, attr.size), (FileKind::File, *length));
                     prop_assert_eq!(attr.mode, if *executable { 0o555 } else { 0o444 });
                     prop_assert_eq!(attr.blocks == 0, *length == 0);
-                    prop_assert_eq!(vfs.lookup(attr.ino, b"a"), Err(FsError::NotADirectory));
+                    prop_assert_eq!(look(&vfs, attr.ino, b"a"), Err(FsError::NotADirectory));
                 }
             }
-            prop_assert_eq!(vfs.lookup(attr.ino, b"."), Ok(attr));
+            prop_assert_eq!(look(&vfs, attr.ino, b"."), Ok(attr));
             prop_assert_eq!(find(&vfs, &format!("{path}.")), Err(FsError::NotFound));
         }
     }
@@ -187,11 +222,11 @@ proptest! {
         let ino = find(&vfs, "f").unwrap().ino;
         let handle = vfs.open(ino).unwrap().handle;
         let expected = length.saturating_sub(offset).min(u64::from(len)) as usize;
-        match vfs.read_cached(ino, handle, offset, len).unwrap() {
+        match vfs.read_cached(handle, offset, len).unwrap() {
             Some(bytes) => prop_assert_eq!(bytes.len(), expected),
             None => {
                 prop_assert!(!here && expected > 0);
-                let got = read(&vfs, ino, handle, offset, len).unwrap();
+                let got = read(&vfs, handle, offset, len).unwrap();
                 prop_assert_eq!(got.len(), expected);
                 let asked = content.asked.lock().unwrap().clone();
                 prop_assert_eq!(asked, [(FileIndex(0), offset, expected as u32)]);
@@ -200,10 +235,10 @@ proptest! {
     }
 }
 
-fn read(vfs: &Vfs, ino: Ino, handle: Handle, offset: u64, len: u32) -> Result<Bytes, ContentError> {
+fn read(vfs: &Vfs, handle: Handle, offset: u64, len: u32) -> Result<Bytes, ContentError> {
     let answer = Arc::new(Mutex::new(None));
     let slot = Arc::clone(&answer);
-    vfs.read(ino, handle, offset, len, Box::new(move |result| *slot.lock().unwrap() = Some(result)));
+    vfs.read(handle, offset, len, Box::new(move |result| *slot.lock().unwrap() = Some(result)));
     let answer = answer.lock().unwrap().take();
     answer.unwrap()
 }
@@ -216,8 +251,8 @@ fn an_answer_of_another_length_is_none() {
             let vfs = vfs(vec![file("f", 100)], content);
             let ino = find(&vfs, "f").unwrap().ino;
             let handle = vfs.open(ino).unwrap().handle;
-            assert_eq!(vfs.read_cached(ino, handle, 10, 50), Ok(None));
-            assert!(matches!(read(&vfs, ino, handle, 10, 50), Err(ContentError::Storage(_))));
+            assert_eq!(vfs.read_cached(handle, 10, 50), Ok(None));
+            assert!(matches!(read(&vfs, handle, 10, 50), Err(ContentError::Storage(_))));
         }
     }
 }
@@ -233,11 +268,11 @@ fn every_handle_is_closed_once() {
     assert_ne!(first, second, "each has a window of its own");
     vfs.open(b).unwrap();
     assert_eq!(open(), 3);
-    vfs.close(a, first);
-    vfs.close(a, first);
+    vfs.close(first);
+    vfs.close(first);
     assert_eq!(open(), 2);
     vfs.close_all();
-    vfs.close(a, second);
+    vfs.close(second);
     assert_eq!(open(), 0);
     vfs.open(b).unwrap();
     drop(vfs);
@@ -247,25 +282,26 @@ fn every_handle_is_closed_once() {
 #[test]
 fn numbers_that_are_no_inodes_are_refused() {
     let vfs = vfs(vec![file("f", 1)], Arc::default());
-    let past = vfs.statfs().files + 3;
+    let past = find(&vfs, "f").unwrap().ino.0 + 1;
     for number in [0, past, u64::from(u32::MAX), u64::MAX] {
         let ino = Ino(number);
         assert_eq!(vfs.attr(ino), Err(FsError::NotFound));
-        assert_eq!(vfs.lookup(ino, b"f"), Err(FsError::NotFound));
-        assert!(matches!(vfs.read_dir(ino, 0), Err(FsError::NotFound)));
+        assert_eq!(look(&vfs, ino, b"f"), Err(FsError::NotFound));
+        assert_eq!(list(&vfs, ino, 0), Err(FsError::NotFound));
         assert_eq!(vfs.open(ino), Err(FsError::NotFound));
-        assert_eq!(vfs.read_cached(ino, Handle(0), 0, 1), Err(FsError::NotFound));
-        assert_eq!(read(&vfs, ino, Handle(0), 0, 1), Err(ContentError::Closed));
-        vfs.close(ino, Handle(0));
+        vfs.forget([(ino, 1)]);
     }
-    assert_eq!(vfs.read_dir(Ino::ROOT, u64::MAX).unwrap().count(), 0);
+    assert_eq!(vfs.read_cached(Handle(0), 0, 1), Err(FsError::Invalid));
+    assert_eq!(read(&vfs, Handle(0), 0, 1), Err(ContentError::Closed));
+    vfs.close(Handle(0));
+    assert_eq!(list(&vfs, Ino::ROOT, u64::MAX), Ok(Vec::new()));
 }
 
 #[test]
 fn a_metainfo_without_a_date_shows_the_first() {
     for (created_at, expected) in [(None, 0), (Some(5), 5), (Some(253_402_300_799), 253_402_300_799)] {
         let metainfo = metainfo(vec![file("f", 1)], created_at);
-        let vfs = Vfs::new(metainfo, Arc::new(Bytewise::default()), OWNER).unwrap();
+        let vfs = over(metainfo, Arc::default());
         assert_eq!(vfs.attr(Ino::ROOT).unwrap().mtime_s, expected);
     }
 }
@@ -274,18 +310,40 @@ fn a_metainfo_without_a_date_shows_the_first() {
 fn a_report_stays_the_same_while_it_is_open() {
     let vfs = vfs(vec![file("f", 500)], Arc::default());
     let status = find(&vfs, ".knot/status").unwrap();
-    assert!(vfs.read_dir(Ino::ROOT, 0).unwrap().all(|line| line.name != ".knot"));
+    assert!(list(&vfs, Ino::ROOT, 0).unwrap().iter().all(|line| line.name != ".knot"));
     let opened = vfs.open(status.ino).unwrap();
     assert!(opened.live);
-    let whole = vfs.read_cached(status.ino, opened.handle, 0, 10_000).unwrap().unwrap();
+    let whole = vfs.read_cached(opened.handle, 0, 10_000).unwrap().unwrap();
     vfs.open(find(&vfs, "f").unwrap().ino).unwrap();
     let half = whole.len() as u64 / 2;
-    let rest = vfs.read_cached(status.ino, opened.handle, half, 10_000).unwrap().unwrap();
+    let rest = vfs.read_cached(opened.handle, half, 10_000).unwrap().unwrap();
     assert_eq!(rest, whole[half as usize..]);
-    assert_eq!(vfs.read_cached(status.ino, opened.handle, u64::MAX, 10), Ok(Some(Bytes::new())));
-    vfs.close(status.ino, opened.handle);
-    assert_eq!(vfs.read_cached(status.ino, opened.handle, 0, 10), Err(FsError::Invalid));
+    assert_eq!(vfs.read_cached(opened.handle, u64::MAX, 10), Ok(Some(Bytes::new())));
+    vfs.close(opened.handle);
+    assert_eq!(vfs.read_cached(opened.handle, 0, 10), Err(FsError::Invalid));
     let again = vfs.open(status.ino).unwrap();
-    let report = vfs.read_cached(status.ino, again.handle, 0, 10_000).unwrap().unwrap();
+    let report = vfs.read_cached(again.handle, 0, 10_000).unwrap().unwrap();
     assert!(String::from_utf8_lossy(&report).contains("\"open_files\":1"));
+}
+
+#[test]
+fn what_waits_for_a_torrent_is_an_empty_directory_that_nobody_may_remember() {
+    let vfs = Vfs::pending(OWNER, "ab".into(), Box::new(|| "peers".into()), None);
+    let attr = vfs.attr(Ino::ROOT).unwrap();
+    assert_eq!((attr.kind, attr.valid_for, attr.links), (FileKind::Directory, Duration::ZERO, 2));
+    let names = |from| list(&vfs, Ino::ROOT, from).unwrap().into_iter().map(|line| line.name).collect::<Vec<_>>();
+    assert_eq!([names(0), names(1), names(2)], [vec![".", ".."], vec![".."], vec![]]);
+    assert_eq!(vfs.lookup(Ino::ROOT, b"f"), Ok(Found { attr: None, name_valid_for: Duration::ZERO }));
+    assert_eq!(vfs.xattr_names(Ino::ROOT).unwrap(), ["user.knot.info_id", "user.knot.waits_for"]);
+    assert_eq!(vfs.xattr(Ino::ROOT, b"user.knot.waits_for").unwrap(), b"peers");
+    assert_eq!(vfs.xattr(Ino::ROOT, b"user.knot.info_id").unwrap(), b"ab");
+    assert_eq!(vfs.xattr(Ino::ROOT, b"user.other"), Err(FsError::NoAttribute));
+    assert_eq!(vfs.attr(Ino(2000)), Err(FsError::NotFound));
+    // Who has it open finds the torrent in it.
+    let handle = vfs.open_dir(Ino::ROOT).unwrap().handle;
+    let version =
+        Version { metainfo: metainfo(vec![file("f", 1)], None), content: Arc::<Bytewise>::default(), release: None };
+    vfs.switch(version).unwrap().unwrap().finish();
+    assert_eq!(list_open(&vfs, handle, 0).unwrap()[2].name, "f");
+    assert_eq!(vfs.xattr_names(Ino::ROOT).unwrap(), ["user.knot.info_id", "user.knot.info_hash", "user.knot.infohash"]);
 }

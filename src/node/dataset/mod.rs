@@ -4,12 +4,15 @@
 //! where no content is exchanged: peers there tell each other of the newest version (`knot_update`). Content is
 //! exchanged in the swarms of each version.
 
+mod adopt;
+mod follow;
 mod known;
 mod news;
 mod open;
 mod publish;
 mod scan;
 mod serve;
+mod view;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -30,9 +33,11 @@ use crate::metainfo::Metainfo;
 use crate::types::{InfoId, InfoSig, PeerAddr, RecordParts, TorrentKey};
 use crate::updates::{Judgement, UpdateRecord};
 
+pub(super) use self::follow::Following;
 pub(super) use self::known::Edition;
 pub(super) use self::news::attend;
 pub(super) use self::open::{Membership, peers_at};
+pub(super) use self::view::version_of;
 
 /// Addresses of other followers that are remembered.
 const MAX_MET: usize = 64;

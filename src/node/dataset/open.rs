@@ -114,7 +114,10 @@ impl NodeHandle {
             if let Some(edition) = edition {
                 let left = deadline.saturating_duration_since(Instant::now()).max(LOOK_INTERVAL);
                 let request = AddRequest { metainfo_timeout: left, ..request.clone() };
-                return self.open_edition(&dataset, edition, lead, &request, progress).await;
+                let mut torrent = self.open_edition(&dataset, edition, lead, &request, progress).await?;
+                // What the user named, not which version it is today.
+                torrent.info.info_id = origin.to_string();
+                return Ok(torrent);
             }
             if let Some(seq) = request.at.filter(|_| asked.is_none_or(|at: Instant| at.elapsed() >= ASK_INTERVAL)) {
                 asked = Some(Instant::now());
@@ -147,6 +150,26 @@ impl NodeHandle {
             }
         }
         Ok(Some(newest))
+    }
+
+    /// Whether the metainfo of any version of a dataset is in the store.
+    pub(in crate::node) async fn knows_version(
+        &self,
+        origin: InfoSig,
+        lead: &Lead,
+        sources: &Option<Vec<String>>,
+    ) -> Result<bool, ApiError> {
+        if lead.metainfo.is_some() {
+            return Ok(true);
+        }
+        let dataset = self.join(origin, sources.clone()).await?;
+        let editions: Vec<_> = dataset.known().editions().rev().collect();
+        for edition in editions {
+            if self.is_here(&edition).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the metainfo of a version is in the store.

@@ -70,10 +70,10 @@ impl NodeHandle {
         let publication = blocking(move || store.publication(&origin)).await?;
         let publication = publication.map_err(|error| failure(error.to_string()))?;
         let known = dataset.known();
-        let of_record = |record: &UpdateRecord| version_info(&Edition::Recorded(Box::new(record.clone())));
+        let of_record = |record: &UpdateRecord| Edition::Recorded(Box::new(record.clone())).info();
         Ok(DatasetInfo {
             origin: origin.to_string(),
-            versions: known.editions().map(|edition| version_info(&edition)).collect(),
+            versions: known.editions().map(|edition| edition.info()).collect(),
             conflicts: known.conflicts().iter().map(of_record).collect(),
             metainfos,
             path: publication.map(|row| PathBuf::from(std::ffi::OsString::from_vec(row.path))),
@@ -239,12 +239,14 @@ fn read(request: &PublishRequest) -> Result<(Arc<Metainfo>, UpdateRecord), ApiEr
     Ok((Arc::new(metainfo), record))
 }
 
-pub(super) fn version_info(edition: &Edition) -> VersionInfo {
-    VersionInfo {
-        seq: edition.seq(),
-        info_hash: edition.hash().to_string(),
-        info_sig: edition.sig().map(|sig| sig.to_string()).unwrap_or_default(),
-        signed_at: edition.signed_at(),
+impl Edition {
+    pub(in crate::node) fn info(&self) -> VersionInfo {
+        VersionInfo {
+            seq: self.seq(),
+            info_hash: self.hash().to_string(),
+            info_sig: self.sig().map(|sig| sig.to_string()).unwrap_or_default(),
+            signed_at: self.signed_at(),
+        }
     }
 }
 
@@ -253,10 +255,10 @@ impl Dataset {
     pub(in crate::node) fn status(&self) -> DatasetStatus {
         let followers = self.followers().len();
         let known = self.known();
-        let of_record = |record: &UpdateRecord| version_info(&Edition::Recorded(Box::new(record.clone())));
+        let of_record = |record: &UpdateRecord| Edition::Recorded(Box::new(record.clone())).info();
         DatasetStatus {
             origin: self.origin.to_string(),
-            newest: known.editions().next_back().map(|edition| version_info(&edition)),
+            newest: known.editions().next_back().map(|edition| edition.info()),
             versions: known.editions().count(),
             checked_at: known.checked_at,
             followers,

@@ -28,12 +28,12 @@ impl Mounted for Empty {
         true
     }
 
-    fn fill(&self, _: MountView) -> Result<(), ApiError> {
+    fn show(&self, _: crate::vfs::Version) -> Result<(), ApiError> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Err(ApiError { kind: ErrorKind::Failure, message: "a torrent of no use".to_owned() })
     }
 
-    fn unmount(self: Box<Self>) -> Result<(), ApiError> {
+    fn unmount(&self) -> Result<(), ApiError> {
         Ok(())
     }
 }
