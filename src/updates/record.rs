@@ -58,6 +58,23 @@ impl UpdateRecord {
     /// # Errors
     /// The first of these that does not hold.
     pub fn verify(parts: &RecordParts, asked: &InfoSig) -> Result<Self, RecordError> {
+        let record = Self::read_agreeing(parts)?;
+        if record.original != *asked {
+            return Err(RecordError::OtherDataset);
+        }
+        record.signed(parts)
+    }
+
+    /// The record in `parts`, if it is a good one of the dataset that it names itself: for those who keep and pass on
+    /// records of datasets that they do not know.
+    ///
+    /// # Errors
+    /// As of [`UpdateRecord::verify`].
+    pub fn verify_own(parts: &RecordParts) -> Result<Self, RecordError> {
+        Self::read_agreeing(parts)?.signed(parts)
+    }
+
+    fn read_agreeing(parts: &RecordParts) -> Result<Self, RecordError> {
         let record = Self::read(parts)?;
         if record.value() != parts.value {
             return Err(RecordError::NotCanonical);
@@ -65,15 +82,16 @@ impl UpdateRecord {
         if i64::try_from(record.seq) != Ok(parts.seq) || record.key.0 != parts.key || record.salt() != parts.salt {
             return Err(RecordError::Disagrees);
         }
-        if record.original != *asked {
-            return Err(RecordError::OtherDataset);
-        }
+        Ok(record)
+    }
+
+    fn signed(self, parts: &RecordParts) -> Result<Self, RecordError> {
         let buffer = signed_buffer(&parts.salt, parts.seq, &parts.value);
-        let (key, signed) = (&record.key, is_signature_of);
-        let is_good = signed(key, &record.original_hash, &record.original)
-            && is_signature(key, &buffer, &record.signature)
-            && signed(key, &record.hash, &record.hash_sig);
-        is_good.then_some(record).ok_or(RecordError::Signature)
+        let (key, signs) = (&self.key, is_signature_of);
+        let is_good = signs(key, &self.original_hash, &self.original)
+            && is_signature(key, &buffer, &self.signature)
+            && signs(key, &self.hash, &self.hash_sig);
+        is_good.then_some(self).ok_or(RecordError::Signature)
     }
 
     fn read(parts: &RecordParts) -> Result<Self, RecordError> {

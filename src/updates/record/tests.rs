@@ -132,6 +132,8 @@ proptest! {
             None => changed.signature[nth % 64] ^= 1,
         }
         prop_assert!(UpdateRecord::verify(&changed, record.original()).is_err());
+        prop_assert_eq!(UpdateRecord::verify_own(&parts), Ok(record));
+        prop_assert!(UpdateRecord::verify_own(&changed).is_err());
     }
 
     #[test]
