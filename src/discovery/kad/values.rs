@@ -61,13 +61,13 @@ impl Values {
         own: bool,
         now: Instant,
     ) -> Result<Option<(RecordParts, CheckedRecord)>, Refusal> {
-        let longest = now + VALUE_TTL;
-        record.expires = Some(record.expires.unwrap_or(longest).min(longest));
+        // Whatever the one who brought it says: a short life would take the record before it away.
+        record.expires = Some(now + VALUE_TTL);
         let here = self.kept.get_mut(&record.key).filter(|kept| !kept.record.is_expired(now));
         if let Some(kept) = here
             && kept.record.value == record.value
         {
-            kept.record.expires = kept.record.expires.max(record.expires);
+            kept.record.expires = record.expires;
             kept.own |= own;
             return Ok(None);
         }
@@ -162,9 +162,11 @@ mod tests {
     #[test]
     fn records_expire_and_are_bounded_with_room_for_this_node() {
         let (mut values, now) = (values(), Instant::now());
-        let forever = Record { expires: Some(now + 100 * VALUE_TTL), ..record(0, 1, "+") };
-        values.put(forever.clone(), false, now).unwrap();
-        assert_eq!(values.get(&forever.key).unwrap().expires, Some(now + VALUE_TTL));
+        for wanted in [100 * VALUE_TTL, Duration::ZERO] {
+            let timed = Record { expires: Some(now + wanted), ..record(0, 1, "+") };
+            values.put(timed.clone(), false, now).unwrap();
+            assert_eq!(values.get(&timed.key).unwrap().expires, Some(now + VALUE_TTL));
+        }
         let (mut taken, mut full) = (0, 0);
         for dataset in 1..3 * MAX_OTHERS as u64 {
             match values.put(record(dataset, 1, "+"), false, now) {

@@ -44,8 +44,13 @@ impl<R> Desk<R> {
         timeout(wait, self.slots.acquire()).await.ok()?.ok()
     }
 
+    /// Asks the one who works. If that one is gone, requests are dropped once there are too many.
     pub(in crate::discovery) fn ask(&self, request: R) {
-        self.lock().requests.push(request);
+        let mut state = self.lock();
+        if state.requests.len() < MAX_REQUESTS {
+            state.requests.push(request);
+        }
+        drop(state);
         self.changed();
     }
 
