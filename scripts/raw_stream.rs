@@ -28,7 +28,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn start() -> Result<NodeSwarm, Box<dyn Error>> {
     let listen = vec!["/ip4/127.0.0.1/tcp/0".to_owned()];
     let key = Keypair::generate_ed25519();
-    Ok(NodeSwarm::start(SwarmConfig { key, listen, kad: false, mdns: false, bootstrap: Vec::new() }).await?)
+    Ok(NodeSwarm::start(SwarmConfig { key, listen, kad: false, mdns: false, gossip: false, bootstrap: Vec::new() })
+        .await?)
 }
 
 #[allow(clippy::print_stdout)]

@@ -5,10 +5,10 @@
 //! A read of a mounted file arrives in `fuse`, is planned by `vfs` into spans of pieces, and is answered from the
 //! `cache` or registered with the `engine` as a reader with a deadline. The engine decides what to ask of whom; it
 //! does no input or output itself: it is told what happened and when, and says what to do (`handle(now, input)`,
-//! `poll_output()`, `poll_timeout()`). The `node` is what drives it: it owns the tasks, the sockets, the clock and
-//! the files, feeds what happens in, and carries out what comes back. `transports` carry the bytes of `wire`
-//! messages, `discovery` finds peers, `metainfo` knows what a torrent is and proves every byte. Commands (`cli`)
-//! ask the one node of their store over `control`, or become it.
+//! `poll_output()`, `poll_timeout()`). The `node` is what drives it: it owns the tasks, the sockets, the clock and the
+//! files, feeds what happens in, and carries out what comes back. `transports` carry the bytes of `wire` messages,
+//! `discovery` finds peers and update records, `metainfo` knows what a torrent is and proves every byte. Commands
+//! (`cli`) ask the one node of their store over `control`, or become it.
 //!
 //! # Rooms
 //!

@@ -129,7 +129,9 @@ fn as_node(command: impl Future<Output = Result<(), CliError>>) -> Result<(), Cl
 }
 
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("KNOT_LOG").unwrap_or_else(|_| EnvFilter::new("error,knot=warn"));
+    // Gossipsub tells as errors what strangers do wrong.
+    let default = "error,libp2p_gossipsub=off,knot=warn";
+    let filter = EnvFilter::try_from_env("KNOT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     // A log that cannot be written (it lies in the store, whose disk may be full) is no reason to panic: that is
     // what the subscriber would do by reporting its own errors on the same stderr.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);

@@ -13,8 +13,8 @@ use crate::node::{Limits, NodeConfig};
 use crate::transports::mse::EncryptionPolicy;
 
 /// Ways to find peers. `static` is `--peer`, `pex` what peers tell of each other, `webseed` the servers that torrents
-/// name.
-const SOURCES: [&str; 8] = ["static", "mdns", "kad", "dht", "trackers", "pex", "lsd", "webseed"];
+/// name, `gossip` passes on which dataset has a newer version.
+const SOURCES: [&str; 9] = ["static", "mdns", "kad", "gossip", "dht", "trackers", "pex", "lsd", "webseed"];
 const DEFAULT_CACHE: ByteSize = ByteSize::gib(10);
 
 /// How a node runs, where this command has to start one.
@@ -42,8 +42,9 @@ pub(super) struct NodeArgs {
     /// Nodes to enter the mainline DHT through, or `none` [default: the well-known ones]
     #[arg(long, value_name = "HOST:PORT", env = "KNOT_DHT_BOOTSTRAP", value_delimiter = ',')]
     dht_bootstrap: Vec<String>,
-    /// Ways to find peers: `none`, or a list of static, mdns, kad, dht, trackers, pex, lsd, webseed [default: all].
-    /// With `webseed`, HTTP servers that the torrent names are asked for what no peer delivers
+    /// Ways to find peers: `none`, or a list of static, mdns, kad, gossip, dht, trackers, pex, lsd, webseed
+    /// [default: all]. `gossip` brings news of datasets. With `webseed`, HTTP servers that the torrent names are asked
+    /// for what no peer delivers
     #[arg(long, value_name = "LIST", value_parser = Discovery::parse, env = "KNOT_DISCOVERY")]
     discovery: Option<Discovery>,
     /// Most connections of one torrent

@@ -1,10 +1,11 @@
 //! The mainline DHT (BEP 5), through the crate `mainline`.
 //!
-//! The node starts when the first public swarm is joined, since it costs packets and wakeups, and stays. Each swarm
+//! The node starts when the first public swarm is joined or a record is asked for, since it costs packets and wakeups, and stays. Each swarm
 //! is looked up again and again, more often while peers are wanted, and this node is announced after each look-up.
 //! The nodes that answered are kept in a file, so that the next start does not depend on the well-known ones.
 
 mod nodes;
+mod records;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -25,8 +26,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::scope::Scope;
 use super::wanted::Wanted;
-use super::{Found, JoinOptions, ProgressFn, Source};
+use super::{Found, JoinOptions, ProgressFn, RecordCheck, RecordNetwork, Source};
 use crate::types::{PeerAddr, SwarmId};
+use records::{DhtRecords, Node};
 
 const NAME: &str = "dht";
 /// Time for one look-up, and for one announce. The crate's own answers may never come.
@@ -82,6 +84,7 @@ impl Default for DhtConfig {
 /// The source that asks the DHT.
 pub struct Dht {
     wanted: Arc<Wanted>,
+    node: Arc<Node>,
     stop: CancellationToken,
     task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
@@ -95,10 +98,12 @@ impl Dht {
         let stop = CancellationToken::new();
         // Only a node that is bound to this host hears of peers from this host alone.
         let scope = if config.bind.is_loopback() { Scope::Host } else { Scope::Public };
+        let node = Arc::new(Node::new(wanted.clone(), stop.clone()));
         let worker = Worker {
             scope,
             config,
             wanted: wanted.clone(),
+            node: node.clone(),
             progress,
             found,
             stop: stop.clone(),
@@ -106,7 +111,12 @@ impl Dht {
             known: 0,
         };
         let task = Mutex::new(Some(AbortOnDropHandle::new(tokio::spawn(worker.run()))));
-        Self { wanted, stop, task }
+        Self { wanted, node, stop, task }
+    }
+
+    /// The same DHT as a keeper of update records, of which it takes those that `check` finds good.
+    pub fn records(&self, check: RecordCheck) -> Arc<dyn RecordNetwork> {
+        Arc::new(DhtRecords::new(self.node.clone(), check))
     }
 }
 
@@ -146,6 +156,8 @@ struct Worker {
     /// How far away those are who name peers.
     scope: Scope,
     wanted: Arc<Wanted>,
+    /// Where the running node is told.
+    node: Arc<Node>,
     progress: ProgressFn,
     found: mpsc::Sender<Found>,
     stop: CancellationToken,
@@ -200,7 +212,9 @@ impl Worker {
         let stop = self.stop.clone();
         while !stop.is_cancelled() {
             let Some(dht) = stop.run_until_cancelled(self.start()).await else { return };
+            self.node.set(Some(dht.clone()));
             let died = stop.run_until_cancelled(self.serve(&dht)).await.is_some();
+            self.node.set(None);
             self.swarms.clear();
             if died {
                 self.wanted.set_state("off: broke down; tries again in 30 s".to_owned());
@@ -211,9 +225,9 @@ impl Worker {
         }
     }
 
-    /// Waits for the first swarm, and until the node can start.
+    /// Waits for the first swarm or record, and until the node can start.
     async fn start(&mut self) -> AsyncDht {
-        while self.wanted.swarms().is_empty() {
+        while self.wanted.swarms().is_empty() && !self.node.is_asked() {
             self.wanted.changed().await;
         }
         loop {

@@ -3,8 +3,13 @@
 //! Records live three hours and are renewed every hour. Look-ups repeat, ever more rarely, and sooner again when
 //! the network grows while nobody has been found. In a network so small that every node is close to every key,
 //! records are also renewed when a node joins, so that it matters little in which order the first nodes start.
+//!
+//! The network's values are update records, under SHA-256 of the dataset's original InfoSig ([`KadRecords`]). They live
+//! two days; who follows a dataset puts its newest record in again.
 
+mod records;
 mod store;
+mod values;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -20,10 +25,15 @@ use libp2p::swarm::{ConnectionId, NetworkBehaviour};
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::mpsc;
 
+use super::records::{PushedRecord, RecordCheck};
 use super::wanted::Wanted;
 use super::{Found, JoinOptions, Source, address};
 use crate::types::SwarmId;
+use records::RecordDriver;
 use store::{MAX_ANNOUNCED, ProviderStore};
+use values::{VALUE_TTL, Values};
+
+pub use records::KadRecords;
 
 /// The protocol of the private network.
 pub const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/knot/kad/1");
@@ -48,21 +58,32 @@ const MAX_ADDRESSES: usize = 8;
 const MAX_ADDRESS_LOOKUPS: usize = 64;
 
 /// The behaviour for the node `local`. It serves others at once: nothing here finds out whether this node can be
-/// reached, and in a private network most can.
-pub fn behaviour(local: PeerId) -> Behaviour {
+/// reached, and in a private network most can. It keeps the records that `check` finds good.
+pub fn behaviour(local: PeerId, check: RecordCheck) -> Behaviour {
     let mut config = kad::Config::new(KAD_PROTOCOL);
     config
         .set_query_timeout(QUERY_TIMEOUT)
         .set_provider_record_ttl(Some(RECORD_TTL))
         .set_provider_publication_interval(Some(RENEW_EVERY))
+        .set_record_ttl(Some(VALUE_TTL))
+        .set_replication_interval(None)
+        .set_publication_interval(None)
         .set_record_filtering(StoreInserts::FilterBoth);
-    let mut behaviour = kad::Behaviour::with_config(local, ProviderStore::new(local), config);
+    let mut behaviour =
+        kad::Behaviour::with_config(local, ProviderStore::new(local, Values::new(local, check)), config);
     behaviour.set_mode(Some(Mode::Server));
     behaviour
 }
 
-/// Makes the source, and the driver that works for it beside the behaviour of the node `local`.
-pub fn source(local: PeerId, found: mpsc::Sender<Found>) -> (KadSource, KadDriver) {
+/// Makes the source and the record network, and the driver that works for both beside the behaviour of the node
+/// `local`. Peers are reported over `found`, newer records of followed datasets over `pushed`.
+pub fn source(
+    local: PeerId,
+    found: mpsc::Sender<Found>,
+    check: RecordCheck,
+    pushed: mpsc::Sender<PushedRecord>,
+) -> (KadSource, KadRecords, KadDriver) {
+    let (network, records) = records::network(check, pushed);
     let wanted = Arc::new(Wanted::default());
     let driver = KadDriver {
         local,
@@ -72,8 +93,9 @@ pub fn source(local: PeerId, found: mpsc::Sender<Found>) -> (KadSource, KadDrive
         lookups: HashMap::new(),
         address_lookups: HashMap::new(),
         renew_at: None,
+        records,
     };
-    (KadSource { wanted }, driver)
+    (KadSource { wanted }, network, driver)
 }
 
 /// Asks for look-ups.
@@ -110,6 +132,7 @@ pub struct KadDriver {
     address_lookups: HashMap<QueryId, (SwarmId, PeerId)>,
     /// When to renew the records for nodes that have joined.
     renew_at: Option<Instant>,
+    records: RecordDriver,
 }
 
 /// The look-ups of one swarm.
@@ -125,7 +148,10 @@ struct Schedule {
 impl KadDriver {
     /// Waits until [`KadDriver::drive`] has something to do that no time and no event tells. Safe to cancel.
     pub async fn changed(&self) {
-        self.wanted.changed().await;
+        tokio::select! {
+            () = self.wanted.changed() => {}
+            () = self.records.changed() => {}
+        }
     }
 
     /// When [`KadDriver::drive`] has something to do next.
@@ -136,6 +162,7 @@ impl KadDriver {
 
     /// Takes up joined swarms, drops left ones, starts what is due.
     pub fn drive(&mut self, kad: &mut Behaviour, now: Instant) {
+        self.records.drive(kad);
         let wanted = self.wanted.swarms();
         for swarm in self.swarms.keys().filter(|swarm| !wanted.contains(swarm)) {
             kad.stop_providing(&key(swarm));
@@ -166,6 +193,9 @@ impl KadDriver {
             Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
                 store(kad, record);
             }
+            Event::InboundRequest { request: InboundRequest::PutRecord { record: Some(record), .. } } => {
+                self.records.brought(kad, record);
+            }
             Event::RoutingUpdated { is_new_peer: true, .. } => self.network_grew(kad, now),
             Event::OutboundQueryProgressed { id, result, step, .. } => {
                 let learned = match result {
@@ -177,7 +207,10 @@ impl KadDriver {
                             result;
                         self.addresses_found(id, peers)
                     }
-                    _ => Vec::new(),
+                    result => {
+                        self.records.progressed(kad, id, result, step.last);
+                        Vec::new()
+                    }
                 };
                 if step.last {
                     self.finished(id, now);

@@ -39,6 +39,11 @@ impl Wanted {
         self.changed.notify_one();
     }
 
+    /// Lets the worker look, as after a change.
+    pub(super) fn wake(&self) {
+        self.changed.notify_one();
+    }
+
     pub(super) fn swarms(&self) -> BTreeSet<SwarmId> {
         self.lock().keys().copied().collect()
     }

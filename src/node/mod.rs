@@ -126,7 +126,7 @@ impl Node {
             store,
             registry: Registry::default(),
             datasets: Datasets::default(),
-            networks: Vec::new(),
+            networks: network.record_networks(),
             mounts,
             mounter,
             sources: network.sources.clone(),
@@ -141,6 +141,7 @@ impl Node {
         let driver = tokio::spawn(Driver::new(parts).run(event_queue, command_queue));
         let shared = Arc::new(shared);
         tasks.push(tokio::spawn(dataset::attend(Arc::downgrade(&shared), news)));
+        tasks.push(tokio::spawn(dataset::receive(Arc::downgrade(&shared), network.take_records())));
         Ok(Self { handle: NodeHandle(shared), network, tasks, driver })
     }
 

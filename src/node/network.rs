@@ -12,12 +12,12 @@ use super::api::ApiError;
 use super::config::{Listen, NodeConfig};
 use super::handle::failure;
 use super::registry::Swarms;
-use super::swarm::{Listening, NodeSwarm, SwarmConfig};
+use super::swarm::{Listening, NodeSwarm, SwarmConfig, record_check};
 use crate::discovery::dht::Dht;
 use crate::discovery::http::LocalAddrs;
 use crate::discovery::lsd::Lsd;
 use crate::discovery::trackers::{TrackerLimits, Trackers};
-use crate::discovery::{Found, ProgressFn, Source};
+use crate::discovery::{Found, ProgressFn, PushedRecord, RecordNetwork, Source};
 use crate::transports::socket::SocketNetwork;
 use crate::transports::{PeerStream, Transport};
 use crate::types::WirePeerId;
@@ -35,6 +35,7 @@ pub(super) struct Network {
     /// Where requests to servers come from.
     pub(super) local: LocalAddrs,
     found: Vec<mpsc::Receiver<Found>>,
+    record_networks: Vec<Arc<dyn RecordNetwork>>,
 }
 
 impl Network {
@@ -54,6 +55,7 @@ impl Network {
             key,
             kad: config.uses("kad"),
             mdns: config.uses("mdns"),
+            gossip: config.uses("gossip"),
             listen: libp2p,
             bootstrap: config.bootstrap.clone(),
         };
@@ -63,8 +65,11 @@ impl Network {
         let asked = swarms.clone();
         let progress: ProgressFn = Arc::new(move |swarm| asked.progress(swarm));
         let mut sources = swarm.sources();
+        let mut record_networks = swarm.record_networks();
         if config.uses("dht") {
-            sources.push(Arc::new(Dht::new(config.dht(local), progress.clone(), found_by.clone())));
+            let dht = Dht::new(config.dht(local), progress.clone(), found_by.clone());
+            record_networks.push(dht.records(record_check()));
+            sources.push(Arc::new(dht));
         }
         if config.uses("trackers") {
             let limits = TrackerLimits { farewell: FAREWELL_TIMEOUT, ..TrackerLimits::default() };
@@ -74,7 +79,7 @@ impl Network {
             sources.push(Arc::new(Lsd::new(&lsd, found_by)));
         }
         let found = [Some(found), swarm.take_found()].into_iter().flatten().collect();
-        Ok(Self { swarm, sockets, sources, local, found })
+        Ok(Self { swarm, sockets, sources, local, found, record_networks })
     }
 
     /// What dials peers of each kind.
@@ -90,6 +95,16 @@ impl Network {
     /// What the sources find; to be taken once.
     pub(super) fn take_found(&mut self) -> Vec<mpsc::Receiver<Found>> {
         std::mem::take(&mut self.found)
+    }
+
+    /// The networks that carry update records and are on.
+    pub(super) fn record_networks(&self) -> Vec<Arc<dyn RecordNetwork>> {
+        self.record_networks.clone()
+    }
+
+    /// The records that these networks push; to be taken once, later there are none.
+    pub(super) fn take_records(&mut self) -> mpsc::Receiver<PushedRecord> {
+        self.swarm.take_records().unwrap_or_else(|| mpsc::channel(1).1)
     }
 
     /// Where the node listens, as it changes.

@@ -13,15 +13,18 @@ use libp2p::identity::Keypair;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::discovery::{Found, Source};
+use crate::discovery::{CheckedRecord, Found, PushedRecord, RecordCheck, RecordNetwork, Source};
 use crate::transports::libp2p::Libp2pTransport;
 use crate::transports::{PeerStream, Transport};
-use crate::types::NodeName;
+use crate::types::{NodeName, RecordParts};
+use crate::updates::UpdateRecord;
 
 use run::Runner;
 
 /// Peers found that may wait for the node.
 const FOUND_QUEUE: usize = 1024;
+/// Update records pushed that may wait for the node.
+const RECORD_QUEUE: usize = 256;
 /// How long connections may take to close when the node leaves.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -36,6 +39,8 @@ pub struct SwarmConfig {
     pub kad: bool,
     /// Whether to find nodes on the local network.
     pub mdns: bool,
+    /// Whether to pass update records on, and to hear of them.
+    pub gossip: bool,
     /// Multiaddrs of nodes to enter the Kademlia network through.
     pub bootstrap: Vec<String>,
 }
@@ -66,6 +71,8 @@ pub struct NodeSwarm {
     incoming: Option<mpsc::Receiver<PeerStream>>,
     found: Option<mpsc::Receiver<Found>>,
     sources: Vec<Arc<dyn Source>>,
+    records: Option<mpsc::Receiver<PushedRecord>>,
+    record_networks: Vec<Arc<dyn RecordNetwork>>,
     listening: Listening,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -83,8 +90,9 @@ impl NodeSwarm {
         let (found_by, found) = mpsc::channel(FOUND_QUEUE);
         let name = NodeName(config.key.public().to_peer_id().to_string());
         let listening = Listening::default();
-        let built = build::build(&config, found_by)?;
-        let mut runner = Runner::new(built.swarm, built.kad, built.mdns, listening.clone());
+        let (pushed_by, records) = mpsc::channel(RECORD_QUEUE);
+        let built = build::build(&config, found_by, pushed_by)?;
+        let mut runner = Runner::new(built.swarm, built.drivers, listening.clone());
         runner.bootstrap(&config.bootstrap)?;
         runner.listen(&config.listen).await?;
         let (stop, stopped) = oneshot::channel();
@@ -95,6 +103,8 @@ impl NodeSwarm {
             incoming: Some(built.incoming),
             found: Some(found),
             sources: built.sources,
+            records: Some(records),
+            record_networks: built.records,
             listening,
             stop,
             task,
@@ -126,6 +136,16 @@ impl NodeSwarm {
         self.sources.clone()
     }
 
+    /// The networks that carry update records and are on.
+    pub fn record_networks(&self) -> Vec<Arc<dyn RecordNetwork>> {
+        self.record_networks.clone()
+    }
+
+    /// The records that these networks push; to be taken once.
+    pub fn take_records(&mut self) -> Option<mpsc::Receiver<PushedRecord>> {
+        self.records.take()
+    }
+
     /// The addresses that the node listens on now, each with its peer id.
     pub fn listen_addrs(&self) -> Vec<String> {
         self.listening.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -145,5 +165,15 @@ impl NodeSwarm {
     }
 }
 
+/// What tells a network whether bytes are an update record.
+pub(super) fn record_check() -> RecordCheck {
+    Arc::new(|bytes| {
+        let record = UpdateRecord::verify_own(&RecordParts::from_bytes(bytes)?).ok()?;
+        Some(CheckedRecord { dataset: *record.original(), seq: record.seq() })
+    })
+}
+
+#[cfg(test)]
+mod record_tests;
 #[cfg(test)]
 mod tests;

@@ -121,6 +121,21 @@ impl Libtorrent {
     }
 }
 
+/// A DHT node of libtorrent, which knows no other.
+pub(crate) struct LibtorrentDht {
+    pub(crate) addr: String,
+    _process: Running,
+}
+
+impl LibtorrentDht {
+    pub(crate) fn start(ip: &str) -> Self {
+        let mut command = Command::new("/usr/bin/python3");
+        let process = Running::talking(command.arg(Path::new(SCRIPTS).join("dht.py")).arg(ip));
+        let port: u16 = process.until("libtorrent listens", |line| line.strip_prefix("listening ")?.parse().ok());
+        Self { addr: format!("{ip}:{port}"), _process: process }
+    }
+}
+
 /// A torrent of `source` as libtorrent makes it by default: hybrid, with padding.
 pub(crate) fn libtorrent_creates(source: &Path, torrent: &Path) {
     run(Command::new("/usr/bin/python3").arg(Path::new(SCRIPTS).join("create.py")).arg(source).arg(torrent));

@@ -3,6 +3,7 @@
 //! libp2p's own store counts this node's records together with those of strangers, so strangers could keep it from
 //! announcing; it forgets expired records only when somebody asks for their key; and a full list of providers turns
 //! away even this node itself. Here this node's own records have room of their own, and expired ones make way.
+//! Values are update records ([`Values`]).
 
 use std::borrow::Cow;
 use std::collections::{HashMap, hash_map};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 use libp2p::kad::store::{Error, RecordStore, Result};
 use libp2p::kad::{ProviderRecord, Record, RecordKey};
+
+use super::values::Values;
 
 /// Swarms that this node may announce.
 pub(super) const MAX_ANNOUNCED: usize = 16 * 1024;
@@ -24,18 +27,19 @@ const MAX_ADDRESS_LEN: usize = 128;
 /// How often a full store looks for expired records.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// Provider records, each list in the order in which its records came.
+/// Provider records, each list in the order in which its records came, and values.
 pub struct ProviderStore {
     local: PeerId,
     own: HashMap<RecordKey, ProviderRecord>,
     others: HashMap<RecordKey, Vec<ProviderRecord>>,
     swept: Option<Instant>,
+    pub(super) values: Values,
 }
 
 impl ProviderStore {
     /// An empty store of the node `local`.
-    pub(super) fn new(local: PeerId) -> Self {
-        Self { local, own: HashMap::new(), others: HashMap::new(), swept: None }
+    pub(super) fn new(local: PeerId, values: Values) -> Self {
+        Self { local, own: HashMap::new(), others: HashMap::new(), swept: None, values }
     }
 
     fn add_own(&mut self, record: ProviderRecord) -> Result<()> {
@@ -85,17 +89,20 @@ impl RecordStore for ProviderStore {
     type ProvidedIter<'a> =
         Map<hash_map::Values<'a, RecordKey, ProviderRecord>, fn(&'a ProviderRecord) -> Cow<'a, ProviderRecord>>;
 
-    fn get(&self, _: &RecordKey) -> Option<Cow<'_, Record>> {
-        None
+    fn get(&self, key: &RecordKey) -> Option<Cow<'_, Record>> {
+        self.values.get(key).map(Cow::Borrowed)
     }
 
-    /// Refuses: the network carries no values.
-    fn put(&mut self, _: Record) -> Result<()> {
-        Err(Error::MaxRecords)
+    /// Keeps a record that this node puts in.
+    fn put(&mut self, record: Record) -> Result<()> {
+        self.values.put(record, true, Instant::now()).map(drop).map_err(|_| Error::MaxRecords)
     }
 
-    fn remove(&mut self, _: &RecordKey) {}
+    fn remove(&mut self, key: &RecordKey) {
+        self.values.remove(key);
+    }
 
+    /// None: asked for by whoever would put them in again, which those do who follow a dataset, not those who keep.
     fn records(&self) -> Self::RecordsIter<'_> {
         iter::empty()
     }
@@ -130,6 +137,10 @@ impl RecordStore for ProviderStore {
 mod tests {
     use super::*;
 
+    fn store(local: PeerId) -> ProviderStore {
+        ProviderStore::new(local, Values::new(local, std::sync::Arc::new(|_| None)))
+    }
+
     fn record(key: u64, provider: PeerId, expires: Option<Instant>) -> ProviderRecord {
         let addresses = vec!["/ip4/192.0.2.1/tcp/1".parse().unwrap(); 20];
         ProviderRecord { expires, ..ProviderRecord::new(RecordKey::new(&key.to_be_bytes()), provider, addresses) }
@@ -138,7 +149,7 @@ mod tests {
     #[test]
     fn strangers_do_not_keep_this_node_from_announcing() {
         let local = PeerId::random();
-        let mut store = ProviderStore::new(local);
+        let mut store = store(local);
         for key in 0..MAX_KEYS as u64 {
             store.add_provider(record(key, PeerId::random(), None)).unwrap();
         }
@@ -161,7 +172,7 @@ mod tests {
     #[test]
     fn expired_records_make_way() {
         let now = Instant::now();
-        let mut store = ProviderStore::new(PeerId::random());
+        let mut store = store(PeerId::random());
         for key in 0..MAX_KEYS as u64 {
             store.add_other(record(key, PeerId::random(), Some(now + SWEEP_EVERY)), now).unwrap();
         }
@@ -173,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_provider_that_comes_again_is_kept_once_and_named_first() {
-        let mut store = ProviderStore::new(PeerId::random());
+        let mut store = store(PeerId::random());
         let (alice, bob) = (PeerId::random(), PeerId::random());
         for provider in [alice, bob, alice] {
             store.add_provider(record(0, provider, None)).unwrap();

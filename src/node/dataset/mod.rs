@@ -35,7 +35,7 @@ use crate::updates::{Judgement, UpdateRecord};
 
 pub(super) use self::follow::Following;
 pub(super) use self::known::Edition;
-pub(super) use self::news::attend;
+pub(super) use self::news::{attend, receive};
 pub(super) use self::open::{Membership, peers_at};
 pub(super) use self::view::version_of;
 
@@ -49,6 +49,10 @@ pub(super) struct Datasets(Mutex<HashMap<InfoSig, Weak<Dataset>>>);
 impl Datasets {
     fn find(&self, key: TorrentKey) -> Option<Arc<Dataset>> {
         self.lock().values().filter_map(Weak::upgrade).find(|dataset| dataset.key == key)
+    }
+
+    fn named(&self, origin: &InfoSig) -> Option<Arc<Dataset>> {
+        self.lock().get(origin).and_then(Weak::upgrade)
     }
 
     /// Every one, once.

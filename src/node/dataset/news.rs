@@ -5,6 +5,7 @@ use std::sync::Weak;
 use tokio::sync::mpsc;
 
 use super::Dataset;
+use crate::discovery::PushedRecord;
 use crate::node::driver::{Command, MeetingNews};
 use crate::node::handle::Shared;
 use crate::types::RecordParts;
@@ -21,6 +22,17 @@ pub(in crate::node) async fn attend(node: Weak<Shared>, mut news: mpsc::Receiver
         let Some(dataset) = node.datasets.find(key) else { continue };
         drop(node);
         hear(&dataset, news).await;
+    }
+}
+
+/// Takes what networks push until the node ends.
+pub(in crate::node) async fn receive(node: Weak<Shared>, mut pushed: mpsc::Receiver<PushedRecord>) {
+    while let Some(PushedRecord { dataset, record, source }) = pushed.recv().await {
+        let Some(node) = node.upgrade() else { return };
+        let Some(dataset) = node.datasets.named(&dataset) else { continue };
+        drop(node);
+        dataset.learn(record, source).await;
+        dataset.answered();
     }
 }
 

@@ -7,7 +7,8 @@ use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::Dataset;
-use crate::discovery::{GET_TIMEOUT, PUT_TIMEOUT, RecordNetwork};
+use crate::discovery::RecordNetwork;
+use crate::discovery::records::{GET_TIMEOUT, PUT_TIMEOUT};
 use crate::node::handle::NodeHandle;
 
 /// Between two looks, where nobody wants another interval.

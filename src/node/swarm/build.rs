@@ -10,8 +10,8 @@ use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{Swarm, SwarmBuilder, identify, mdns as libp2p_mdns, noise, ping, tcp, yamux};
 use tokio::sync::mpsc;
 
-use super::{SwarmConfig, SwarmError};
-use crate::discovery::{Found, Source, kad, mdns};
+use super::{SwarmConfig, SwarmError, record_check};
+use crate::discovery::{Found, PushedRecord, RecordNetwork, Source, gossip, kad, mdns};
 use crate::transports::PeerStream;
 use crate::transports::libp2p::{self as wire, Libp2pTransport};
 
@@ -41,6 +41,7 @@ pub(super) struct Behaviour {
     pub(super) ping: ping::Behaviour,
     pub(super) kad: Toggle<kad::Behaviour>,
     pub(super) mdns: Toggle<libp2p_mdns::tokio::Behaviour>,
+    pub(super) gossip: Toggle<gossip::Behaviour>,
 }
 
 /// The swarm and its ends.
@@ -49,29 +50,50 @@ pub(super) struct Built {
     pub(super) transport: Libp2pTransport,
     pub(super) incoming: mpsc::Receiver<PeerStream>,
     pub(super) sources: Vec<Arc<dyn Source>>,
-    pub(super) kad: Option<kad::KadDriver>,
-    pub(super) mdns: Option<mdns::MdnsDriver>,
+    pub(super) records: Vec<Arc<dyn RecordNetwork>>,
+    pub(super) drivers: Drivers,
 }
 
-pub(super) fn build(config: &SwarmConfig, found: mpsc::Sender<Found>) -> Result<Built, SwarmError> {
+/// What works beside the behaviours that are on.
+#[derive(Default)]
+pub(super) struct Drivers {
+    pub(super) kad: Option<kad::KadDriver>,
+    pub(super) mdns: Option<mdns::MdnsDriver>,
+    pub(super) gossip: Option<gossip::GossipDriver>,
+}
+
+/// Builds the swarm. Peers are reported over `found`, update records over `pushed`.
+pub(super) fn build(
+    config: &SwarmConfig,
+    found: mpsc::Sender<Found>,
+    pushed: mpsc::Sender<PushedRecord>,
+) -> Result<Built, SwarmError> {
     let setup = |error: &dyn std::fmt::Display| SwarmError::Setup(error.to_string());
     let local = config.key.public().to_peer_id();
     let (wire, transport, incoming) = wire::behaviour(local);
     let mut sources: Vec<Arc<dyn Source>> = Vec::new();
-    let mut kad_driver = None;
+    let mut records: Vec<Arc<dyn RecordNetwork>> = Vec::new();
+    let mut drivers = Drivers::default();
     if config.kad {
-        let (source, driver) = kad::source(local, found.clone());
+        let (source, network, driver) = kad::source(local, found.clone(), record_check(), pushed.clone());
         sources.push(Arc::new(source));
-        kad_driver = Some(driver);
+        records.push(Arc::new(network));
+        drivers.kad = Some(driver);
     }
-    let mut mdns_driver = None;
+    let mut gossip_behaviour = None;
+    if config.gossip {
+        let (network, driver) = gossip::network(record_check(), pushed);
+        gossip_behaviour = Some(gossip::behaviour().map_err(|error| setup(&error))?);
+        records.push(Arc::new(network));
+        drivers.gossip = Some(driver);
+    }
     let mut mdns_behaviour = None;
     if config.mdns {
         let (source, driver) = mdns::source(local, found);
         match libp2p_mdns::tokio::Behaviour::new(libp2p_mdns::Config::default(), local) {
             Ok(behaviour) => {
                 mdns_behaviour = Some(behaviour);
-                mdns_driver = Some(driver);
+                drivers.mdns = Some(driver);
             }
             // A machine without multicast is no reason to do without the rest.
             Err(error) => source.fail(&error.to_string()),
@@ -83,8 +105,9 @@ pub(super) fn build(config: &SwarmConfig, found: mpsc::Sender<Found>) -> Result<
         wire,
         identify: identify::Behaviour::new(identify_config(&config.key)),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
-        kad: config.kad.then(|| kad::behaviour(local)).into(),
+        kad: config.kad.then(|| kad::behaviour(local, record_check())).into(),
         mdns: mdns_behaviour.into(),
+        gossip: gossip_behaviour.into(),
     };
     let swarm = SwarmBuilder::with_existing_identity(config.key.clone())
         .with_tokio()
@@ -96,7 +119,7 @@ pub(super) fn build(config: &SwarmConfig, found: mpsc::Sender<Found>) -> Result<
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_TIMEOUT))
         .with_connection_timeout(CONNECT_TIMEOUT)
         .build();
-    Ok(Built { swarm, transport, incoming, sources, kad: kad_driver, mdns: mdns_driver })
+    Ok(Built { swarm, transport, incoming, sources, records, drivers })
 }
 
 /// The receive window grows by itself with the bandwidth-delay product; only the number of streams is set.

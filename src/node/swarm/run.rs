@@ -14,10 +14,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
-use super::build::{Behaviour, BehaviourEvent};
+use super::build::{Behaviour, BehaviourEvent, Drivers};
 use super::{CLOSE_TIMEOUT, Listening, SwarmError};
 use crate::discovery::kad::{KAD_PROTOCOL, KadDriver};
-use crate::discovery::mdns::MdnsDriver;
 use crate::transports::libp2p::{
     is_link_local, is_loopback, is_tcp, parse_listen, peer_of, resolve, tcp_socket, without_peer,
 };
@@ -39,8 +38,7 @@ const LONGEST_BOOTSTRAP_WAIT: Duration = Duration::from_secs(5 * 60);
 
 pub(super) struct Runner {
     swarm: Swarm<Behaviour>,
-    kad: Option<KadDriver>,
-    mdns: Option<MdnsDriver>,
+    drivers: Drivers,
     listening: Listening,
     /// Listeners that have named no address yet, and the one that failed last.
     starting: HashMap<ListenerId, String>,
@@ -68,19 +66,13 @@ struct Bootstrap {
 }
 
 impl Runner {
-    pub(super) fn new(
-        swarm: Swarm<Behaviour>,
-        kad: Option<KadDriver>,
-        mdns: Option<MdnsDriver>,
-        listening: Listening,
-    ) -> Self {
+    pub(super) fn new(swarm: Swarm<Behaviour>, drivers: Drivers, listening: Listening) -> Self {
         let (resolver, resolved) = mpsc::channel(16);
         let bootstrap =
             Bootstrap { addrs: Vec::new(), next: Instant::now(), wait: SHORTEST_BOOTSTRAP_WAIT, resolver, resolved };
         Self {
             swarm,
-            kad,
-            mdns,
+            drivers,
             listening,
             starting: HashMap::new(),
             failed: None,
@@ -167,18 +159,7 @@ impl Runner {
     /// Waits for one thing to happen and deals with it. Safe to cancel.
     async fn step(&mut self) {
         let wakeup = self.next_wakeup();
-        let kad_changed = async {
-            match &self.kad {
-                Some(kad) => kad.changed().await,
-                None => pending().await,
-            }
-        };
-        let mdns_changed = async {
-            match &self.mdns {
-                Some(mdns) => mdns.changed().await,
-                None => pending().await,
-            }
-        };
+        let drivers = &self.drivers;
         let timer = async {
             match wakeup {
                 Some(at) => sleep_until(at.into()).await,
@@ -188,8 +169,7 @@ impl Runner {
         tokio::select! {
             event = self.swarm.select_next_some() => self.handle(event),
             Some(addr) = self.bootstrap.resolved.recv() => self.enter(addr),
-            () = kad_changed => {}
-            () = mdns_changed => {}
+            () = drivers.changed() => {}
             () = timer => {}
         }
         self.drive();
@@ -197,17 +177,20 @@ impl Runner {
 
     fn next_wakeup(&self) -> Option<Instant> {
         let bootstrap = (!self.bootstrap.addrs.is_empty()).then_some(self.bootstrap.next);
-        let kad = self.kad.as_ref().and_then(KadDriver::next_wakeup);
+        let kad = self.drivers.kad.as_ref().and_then(KadDriver::next_wakeup);
         bootstrap.into_iter().chain(kad).min()
     }
 
     fn drive(&mut self) {
         let now = Instant::now();
-        if let (Some(driver), Some(kad)) = (&mut self.kad, self.swarm.behaviour_mut().kad.as_mut()) {
+        if let (Some(driver), Some(kad)) = (&mut self.drivers.kad, self.swarm.behaviour_mut().kad.as_mut()) {
             driver.drive(kad, now);
         }
-        if let Some(mdns) = &mut self.mdns {
+        if let Some(mdns) = &mut self.drivers.mdns {
             mdns.drive();
+        }
+        if let (Some(driver), Some(gossip)) = (&mut self.drivers.gossip, self.swarm.behaviour_mut().gossip.as_mut()) {
+            driver.drive(gossip);
         }
         if !self.bootstrap.addrs.is_empty() && self.bootstrap.next <= now {
             let alone = self.swarm.connected_peers().next().is_none();
@@ -263,12 +246,12 @@ impl Runner {
 
     fn handle_behaviour(&mut self, event: BehaviourEvent) {
         let learned = match event {
-            BehaviourEvent::Kad(event) => match (&mut self.kad, self.swarm.behaviour_mut().kad.as_mut()) {
+            BehaviourEvent::Kad(event) => match (&mut self.drivers.kad, self.swarm.behaviour_mut().kad.as_mut()) {
                 (Some(driver), Some(kad)) => driver.handle(kad, event, Instant::now()),
                 _ => Vec::new(),
             },
             BehaviourEvent::Mdns(event) => {
-                let learned = self.mdns.as_mut().map(|driver| driver.handle(event)).unwrap_or_default();
+                let learned = self.drivers.mdns.as_mut().map(|driver| driver.handle(event)).unwrap_or_default();
                 if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
                     // Local nodes are the way into a network that nobody gave a bootstrap node for.
                     for (peer, addr) in &learned {
@@ -276,6 +259,13 @@ impl Runner {
                     }
                 }
                 learned
+            }
+            BehaviourEvent::Gossip(event) => {
+                let gossip = self.swarm.behaviour_mut().gossip.as_mut();
+                if let (Some(driver), Some(gossip)) = (&mut self.drivers.gossip, gossip) {
+                    driver.handle(gossip, event);
+                }
+                Vec::new()
             }
             BehaviourEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
                 self.identified(connection_id, peer_id, &info);
@@ -358,6 +348,35 @@ impl Runner {
 
     fn addrs(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
         self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drivers {
+    /// Waits until one of them has something to do that no time and no event tells. Safe to cancel.
+    async fn changed(&self) {
+        let kad = async {
+            match &self.kad {
+                Some(kad) => kad.changed().await,
+                None => pending().await,
+            }
+        };
+        let mdns = async {
+            match &self.mdns {
+                Some(mdns) => mdns.changed().await,
+                None => pending().await,
+            }
+        };
+        let gossip = async {
+            match &self.gossip {
+                Some(gossip) => gossip.changed().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = kad => {}
+            () = mdns => {}
+            () = gossip => {}
+        }
     }
 }
 

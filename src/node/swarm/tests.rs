@@ -16,6 +16,7 @@ async fn start(listen: &[&str], kad: bool, bootstrap: Vec<String>) -> Result<Nod
         listen: listen.iter().map(|addr| (*addr).to_owned()).collect(),
         kad,
         mdns: false,
+        gossip: kad,
         bootstrap,
     })
     .await

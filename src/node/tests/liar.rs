@@ -26,6 +26,7 @@ impl Liar {
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             kad: false,
             mdns: false,
+            gossip: false,
             bootstrap: Vec::new(),
         };
         let mut swarm = NodeSwarm::start(config).await.unwrap();
