@@ -26,6 +26,8 @@ mod registry;
 mod search;
 mod seeding;
 mod slot;
+#[allow(dead_code, reason = "publishing will call it")]
+mod snapshot;
 mod status;
 mod storage;
 pub mod swarm;
