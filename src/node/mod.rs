@@ -26,7 +26,6 @@ mod registry;
 mod search;
 mod seeding;
 mod slot;
-#[allow(dead_code, reason = "publishing will call it")]
 mod snapshot;
 mod status;
 mod storage;

@@ -51,6 +51,8 @@ pub(super) struct Previous<'a> {
 pub(super) struct Kept {
     /// Where they lie, if they are kept.
     pub(super) path: Option<PathBuf>,
+    /// As they are there, if they have just been put there: they are what was hashed.
+    pub(super) stamps: Vec<(u32, FileStamp)>,
     /// What the user should know of it.
     pub(super) note: Option<String>,
 }
@@ -74,19 +76,22 @@ pub(super) fn keep(
     let place = all.join(version.metainfo.info_hash().to_string());
     let kept = place.join(version.metainfo.name());
     if place.exists() {
-        return Ok(Kept { path: Some(kept), note: None });
+        // Whoever serves it hashes it: it may have been there for long.
+        return Ok(Kept { path: Some(kept), ..Kept::default() });
     }
     let partial = place.with_extension(PARTIAL);
     let stamps = version.stamps.iter().copied().collect();
     let making = Making { files: source(version)?, version, stamps, linkable: linkable(previous), mode };
     let made = making.make(&partial).and_then(|()| publish(&all, &partial, &place));
     match made {
-        Ok(()) => Ok(Kept { path: Some(kept), note: None }),
+        Ok(()) => Ok(Kept { stamps: stamps_at(&kept, version.metainfo)?, path: Some(kept), note: None }),
         Err(stop) => {
             // What stays is cleared away by the next one.
             let _ = fs::remove_dir_all(&partial);
             match stop {
-                Stop::NoReflinks(errno) => Ok(Kept { path: None, note: Some(not_kept(version.path, store, errno)) }),
+                Stop::NoReflinks(errno) => {
+                    Ok(Kept { note: Some(not_kept(version.path, store, errno)), ..Kept::default() })
+                }
                 Stop::Failed(error) => Err(error),
             }
         }
@@ -103,6 +108,7 @@ pub(super) fn find(store: &Path, metainfo: &Metainfo) -> Option<PathBuf> {
 ///
 /// # Errors
 /// When something cannot be removed.
+#[cfg_attr(not(test), allow(dead_code, reason = "gc will call it"))]
 pub(super) fn prune(store: &Path, keep: &[InfoHash]) -> Result<(), ApiError> {
     let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let all = store.join(DIR);
@@ -143,6 +149,12 @@ fn publish(all: &Path, partial: &Path, place: &Path) -> Result<(), Stop> {
 
 fn source(version: &Version<'_>) -> Result<TreeSource, ApiError> {
     TreeSource::for_metainfo(version.path, version.metainfo).map_err(|error| failure(error.to_string()))
+}
+
+fn stamps_at(kept: &Path, metainfo: &Metainfo) -> Result<Vec<(u32, FileStamp)>, ApiError> {
+    let files = TreeSource::for_metainfo(kept, metainfo).map_err(|error| failure(error.to_string()))?;
+    let all = (0..metainfo.entries().len() as u32).filter_map(|file| Some((file, files.guard(FileIndex(file)).ok()?)));
+    Ok(all.collect())
 }
 
 /// What two files with one inode must have in common: content and mode.

@@ -10,7 +10,7 @@ use super::Diff;
 const SHOWN: usize = 10;
 
 impl fmt::Display for Diff {
-    /// One line of totals, then some of each kind.
+    /// One line of totals, then some of each kind, or (`{:#}`) all.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.summary())?;
         list(f, "added", &self.added, |added| format!("+ {:?} ({})", added.path, size(added.length)))?;
@@ -48,10 +48,11 @@ impl Diff {
 }
 
 fn list<T>(f: &mut fmt::Formatter<'_>, kind: &str, all: &[T], line: impl Fn(&T) -> String) -> fmt::Result {
-    for one in all.iter().take(SHOWN) {
+    let shown = if f.alternate() { all.len() } else { SHOWN };
+    for one in all.iter().take(shown) {
         write!(f, "\n  {}", line(one))?;
     }
-    match all.len().saturating_sub(SHOWN) {
+    match all.len().saturating_sub(shown) {
         0 => Ok(()),
         more => write!(f, "\n  … {more} more {kind}"),
     }

@@ -261,6 +261,8 @@ fn people_see_some_lines_and_the_totals() {
         &lines[10..],
         ["  + \"new/09\" (2.0 KiB)", "  … 5 more added", "  - \"gone\" (10 B)", "  > \"was\" -> \"now\\n\""]
     );
+    let all = format!("{:#}", between(HashAlgorithm::Sha256Merkle, &old, &new));
+    assert_eq!((all.lines().count(), all.contains("more added")), (18, false));
     let text = between(HashAlgorithm::Sha256Merkle, &old, &old).to_string();
     assert!(text.starts_with("nothing changed; "), "{text}");
 }
