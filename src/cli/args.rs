@@ -11,7 +11,7 @@ use super::node_args::NodeArgs;
 use super::{metainfo_file, output};
 use crate::node::api::{AddRequest, TorrentName};
 use crate::node::lifecycle::StoreDir;
-use crate::types::{InfoId, Magnet, MagnetError, PeerAddr, PeerAddrError};
+use crate::types::{InfoId, InfoSig, Magnet, MagnetError, PeerAddr, PeerAddrError};
 
 /// Digits of an infohash in base 32.
 const BASE32_LEN: usize = 32;
@@ -141,6 +141,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::from_secs(seconds));
     }
     humantime::parse_duration(text).map_err(|error| format!("expected a time such as 30s or 5m: {error}"))
+}
+
+/// The name of a dataset.
+pub(super) fn info_sig(text: &str) -> Result<InfoSig, String> {
+    match text.trim().parse::<InfoId>() {
+        Ok(InfoId::Sig(sig)) => Ok(sig),
+        Ok(InfoId::Hash(_)) => Err(format!("expected an InfoSig of 128 hex digits, got the InfoHash {text:?}")),
+        Err(_) => Err(format!("expected an InfoSig of 128 hex digits, got {text:?}")),
+    }
 }
 
 /// A multiaddr, `IP:PORT`, or `HOST:PORT`, which the node looks up.

@@ -123,7 +123,8 @@ fn check_outside(path: &Path, output: &Path) -> Result<(), CliError> {
     )))
 }
 
-fn report_skipped(scan: &Scan) {
+/// Says what of a tree is in no torrent.
+pub(super) fn report_skipped(scan: &Scan) {
     for path in scan.skipped.iter().take(SKIPPED_SHOWN) {
         output::note(format!("left out {path:?}, which is neither file, directory nor symlink"));
     }
@@ -191,7 +192,8 @@ fn url(text: &str) -> Result<String, String> {
     is_url.then(|| text.to_owned()).ok_or_else(|| format!("expected a URL (http://, https:// or udp://), got {text:?}"))
 }
 
-fn now() -> Option<i64> {
+/// Seconds since 1970, if the clock is not before that.
+pub(super) fn now() -> Option<i64> {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     i64::try_from(since_1970.as_secs()).ok()
 }
@@ -213,7 +215,8 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-fn piece_length(text: &str) -> Result<u32, String> {
+/// A number of bytes such as `64KiB`.
+pub(super) fn piece_length(text: &str) -> Result<u32, String> {
     let size: ByteSize = text.parse().map_err(|error| format!("expected bytes such as 65536 or 64KiB: {error}"))?;
     u32::try_from(size.as_u64()).map_err(|_| format!("expected at most 64MiB, got {text}"))
 }

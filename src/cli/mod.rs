@@ -6,6 +6,7 @@ mod completions;
 mod create;
 mod daemon;
 mod demo;
+mod diff;
 mod error;
 mod get;
 mod host;
@@ -15,10 +16,12 @@ mod metainfo_file;
 mod mount;
 mod node_args;
 mod output;
+mod publish;
 mod seed;
 mod session;
 mod status;
 mod unmount;
+mod watch;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -51,6 +54,12 @@ enum Command {
     Inspect(inspect::Args),
     /// Serve a file or directory in place until Ctrl-C; prints the addresses that peers can dial
     Seed(seed::Args),
+    /// Publish a file or directory as a dataset, or as its next version; prints the dataset's InfoSig
+    Publish(publish::Args),
+    /// Watch a published directory, and show or publish what changes
+    Watch(watch::Args),
+    /// List what changed between versions of a dataset
+    Diff(diff::Args),
     /// Mount a torrent; returns when it can be read
     Mount(mount::Args),
     /// Unmount what `knot mount` mounted
@@ -95,6 +104,9 @@ impl Cli {
             Command::Demo(args) => demo::run(&args),
             Command::Status => as_client(status::run(&common)),
             Command::Unmount(args) => as_client(unmount::run(&common, args)),
+            Command::Publish(args) => as_client(publish::run(&common, args)),
+            Command::Watch(args) => as_node(watch::run(&common, args)),
+            Command::Diff(args) => as_client(diff::run(&common, args)),
             Command::Get(args) => as_client(get::run(&common, args)),
             Command::Cat(args) => as_client(cat::run(&common, args)),
             Command::Mount(args) if args.foreground => as_node(mount::run_foreground(&common, args)),

@@ -14,10 +14,14 @@ use serde::de::DeserializeOwned;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::protocol::{
-    self, CONTENT_ERROR, CacheRequest, ContentRequest, FILE_LENGTH, Hello, MAX_ANSWER, PROTOCOL, UnmountRequest,
+    self, CONTENT_ERROR, CacheRequest, ContentRequest, FILE_LENGTH, Hello, MAX_ANSWER, MAX_DATASET, PROTOCOL,
+    UnmountRequest,
 };
 use super::socket;
-use crate::node::api::{ApiError, GetRequest, MountRequest, NodeStatus, Progress, SeedRequest, TorrentInfo};
+use crate::node::api::{
+    ApiError, DatasetInfo, DatasetRequest, GetRequest, MountRequest, NodeStatus, Progress, PublishRequest, Published,
+    SeedRequest, TorrentInfo,
+};
 
 /// Speaks to the node of one store.
 #[derive(Clone, Debug)]
@@ -102,6 +106,22 @@ impl Client {
         Lines::new(answer).until_done(progress).await
     }
 
+    /// What is known of a dataset, here and elsewhere.
+    ///
+    /// # Errors
+    /// When nobody knows it, or the node is gone.
+    pub async fn dataset(&self, request: &DatasetRequest) -> Result<DatasetInfo, ControlError> {
+        self.ask(Method::POST, protocol::DATASET, request).await?.json_within(MAX_DATASET).await
+    }
+
+    /// Publishes a version of a dataset.
+    ///
+    /// # Errors
+    /// When the node refuses it, or is gone.
+    pub async fn publish(&self, request: &PublishRequest) -> Result<Published, ControlError> {
+        self.ask(Method::POST, protocol::PUBLISH, request).await?.json().await
+    }
+
     /// The bytes of one file of a torrent, or of a part of it.
     ///
     /// # Errors
@@ -178,7 +198,11 @@ impl Answer {
     }
 
     async fn json<T: DeserializeOwned>(self) -> Result<T, ControlError> {
-        let body = Limited::new(self.body, MAX_ANSWER).collect().await;
+        self.json_within(MAX_ANSWER).await
+    }
+
+    async fn json_within<T: DeserializeOwned>(self, max_bytes: usize) -> Result<T, ControlError> {
+        let body = Limited::new(self.body, max_bytes).collect().await;
         let body = body.map_err(|error| ControlError::answer("a whole answer", error))?.to_bytes();
         serde_json::from_slice(&body).map_err(|error| ControlError::answer("an answer that this knot knows", error))
     }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::server::{Kept, NodeApi, OpenFile};
 use crate::node::api::{
-    AddRequest, ApiError, ErrorKind, GetRequest, MountRequest, NodeStatus, SeedRequest, TorrentInfo,
+    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MountRequest, NodeStatus, PublishRequest,
+    Published, SeedRequest, TorrentInfo,
 };
 use crate::node::{NodeHandle, ProgressSink, Torrent};
 use crate::types::FileIndex;
@@ -36,6 +37,14 @@ impl NodeApi for NodeHandle {
 
     async fn get(&self, request: GetRequest, progress: ProgressSink) -> Result<(TorrentInfo, PathBuf), ApiError> {
         self.get(request, progress).await
+    }
+
+    async fn dataset(&self, request: DatasetRequest) -> Result<DatasetInfo, ApiError> {
+        self.dataset(request).await
+    }
+
+    async fn publish(&self, request: PublishRequest) -> Result<Published, ApiError> {
+        self.publish(request).await
     }
 
     async fn open_file(&self, request: AddRequest, path: Option<String>) -> Result<OpenFile, ApiError> {

@@ -15,6 +15,8 @@ pub(super) const MOUNT: &str = "/v1/mount";
 pub(super) const UNMOUNT: &str = "/v1/unmount";
 pub(super) const SEED: &str = "/v1/seed";
 pub(super) const GET: &str = "/v1/get";
+pub(super) const DATASET: &str = "/v1/dataset";
+pub(super) const PUBLISH: &str = "/v1/publish";
 pub(super) const CONTENT: &str = "/v1/content";
 pub(super) const CACHE: &str = "/v1/cache";
 pub(super) const STOP: &str = "/v1/stop";
@@ -24,10 +26,12 @@ pub(super) const FILE_LENGTH: &str = "knot-file-length";
 /// Trailer of content that ended early: the JSON of an [`crate::node::api::ApiError`].
 pub(super) const CONTENT_ERROR: &str = "knot-error";
 
-/// The largest request: a torrent file of 32 MiB in hex digits, and what is around it.
-pub(super) const MAX_REQUEST: usize = 65 << 20;
+/// The largest request: a torrent file of 32 MiB in hex digits, and stamps of a million files.
+pub(super) const MAX_REQUEST: usize = 256 << 20;
 /// The longest line of an answer, and the largest answer that is one value.
 pub(super) const MAX_ANSWER: usize = 16 << 20;
+/// The largest answer about a dataset: two torrent files of 32 MiB in hex digits, and its versions.
+pub(super) const MAX_DATASET: usize = 160 << 20;
 
 /// First line of a hold: who answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

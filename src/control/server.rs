@@ -24,7 +24,8 @@ use super::socket::{self, OwnerListener};
 use super::stream::{self, Outcome};
 use crate::node::ProgressSink;
 use crate::node::api::{
-    AddRequest, ApiError, ErrorKind, GetRequest, MountRequest, NodeStatus, SeedRequest, TorrentInfo,
+    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MountRequest, NodeStatus, PublishRequest,
+    Published, SeedRequest, TorrentInfo,
 };
 use crate::node::lifecycle::{Gate, Pass};
 use crate::types::FileIndex;
@@ -74,6 +75,10 @@ pub trait NodeApi: Send + Sync + 'static {
         request: GetRequest,
         progress: ProgressSink,
     ) -> impl Future<Output = Result<(TorrentInfo, PathBuf), ApiError>> + Send;
+    /// What is known of a dataset, here and elsewhere.
+    fn dataset(&self, request: DatasetRequest) -> impl Future<Output = Result<DatasetInfo, ApiError>> + Send;
+    /// Publishes a version of a dataset.
+    fn publish(&self, request: PublishRequest) -> impl Future<Output = Result<Published, ApiError>> + Send;
     /// Finds a file in a torrent, whose metainfo is fetched where it is not known.
     fn open_file(
         &self,
@@ -167,6 +172,8 @@ fn router<A: NodeApi>(api: Arc<A>, gate: Gate) -> Router {
         .route(protocol::UNMOUNT, post(unmount::<A>))
         .route(protocol::SEED, post(seed::<A>))
         .route(protocol::GET, post(get_files::<A>))
+        .route(protocol::DATASET, post(dataset::<A>))
+        .route(protocol::PUBLISH, post(publish::<A>))
         .route(protocol::CONTENT, post(content::<A>))
         .route(protocol::CACHE, post(set_cache::<A>))
         .route(protocol::STOP, post(stop::<A>))
@@ -266,6 +273,22 @@ async fn get_files<A: NodeApi>(State(shared): State<Shared<A>>, Asked(request): 
         }
         .boxed()
     }))
+}
+
+async fn dataset<A: NodeApi>(
+    State(shared): State<Shared<A>>,
+    Asked(request): Asked<DatasetRequest>,
+) -> Answer<Json<DatasetInfo>> {
+    let _pass = shared.enter()?;
+    Ok(Json(shared.api.dataset(request).await?))
+}
+
+async fn publish<A: NodeApi>(
+    State(shared): State<Shared<A>>,
+    Asked(request): Asked<PublishRequest>,
+) -> Answer<Json<Published>> {
+    let _pass = shared.enter()?;
+    Ok(Json(shared.api.publish(request).await?))
 }
 
 async fn content<A: NodeApi>(

@@ -12,11 +12,11 @@ use super::server::{Kept, NodeApi, OpenFile};
 use super::{Client, ContentRequest, ControlError, Server};
 use crate::node::ProgressSink;
 use crate::node::api::{
-    AddRequest, ApiError, CacheStatus, ErrorKind, GetRequest, MetainfoWait, MountRequest, NodeStatus, Progress,
-    SeedRequest, TorrentInfo, TorrentName,
+    AddRequest, ApiError, CacheStatus, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MetainfoWait, MountRequest,
+    NodeStatus, Progress, PublishRequest, Published, SeedRequest, Snapshot, TorrentInfo, TorrentName, VersionInfo,
 };
 use crate::node::lifecycle::Gate;
-use crate::types::{FileIndex, ReaderId};
+use crate::types::{FileIndex, FileStamp, ReaderId};
 use crate::vfs::{Content, ContentError, ReadReply};
 
 /// Reads of this file fail from here on.
@@ -137,6 +137,17 @@ impl NodeApi for FakeNode {
         progress.send(Progress::Fetching { done: 1, total: 2, peers: 0 }).await.unwrap();
         if request.add.peers.is_empty() { Err(refusal()) } else { Ok((info(), request.dest.join("tree"))) }
     }
+    async fn dataset(&self, request: DatasetRequest) -> Result<DatasetInfo, ApiError> {
+        let version = |seq: &Option<u64>| Some(seq.map_or("aa".repeat(20 << 20), |seq| seq.to_string()));
+        Ok(DatasetInfo { metainfos: request.metainfos.iter().map(version).collect(), ..dataset_info(request.origin) })
+    }
+    async fn publish(&self, request: PublishRequest) -> Result<Published, ApiError> {
+        if request.snapshot == Snapshot::None {
+            return Err(refusal());
+        }
+        let networks = vec![(request.metainfo, request.stamps.len()), (request.record, 5)];
+        Ok(Published { peers: 3, networks, notes: vec!["a note".into()] })
+    }
     async fn open_file(&self, _: AddRequest, path: Option<String>) -> Result<OpenFile, ApiError> {
         let length = path.ok_or_else(refusal)?.parse().unwrap();
         let keep = Box::new(Living::new(&self.alive));
@@ -198,6 +209,34 @@ fn file(length: u64, offset: u64, part: Option<u64>) -> ContentRequest {
     ContentRequest { add: add(), path: Some(length.to_string()), offset, length: part }
 }
 
+fn dataset_info(origin: String) -> DatasetInfo {
+    let version = VersionInfo { seq: 2, info_hash: "aa".into(), info_sig: "bb".into(), signed_at: Some(-5) };
+    DatasetInfo {
+        origin,
+        original_hash: None,
+        versions: vec![version],
+        conflicts: vec![],
+        metainfos: vec![],
+        path: Some("/x".into()),
+        checked_at: None,
+        answers: 4,
+    }
+}
+
+fn publish_request(snapshot: Snapshot) -> PublishRequest {
+    let stamp = FileStamp { size: 1, mtime_ns: -2, ctime_ns: 3, inode: u64::MAX };
+    PublishRequest {
+        path: "/x".into(),
+        metainfo: "aa".into(),
+        record: "bb".into(),
+        replaces: Some(1),
+        stamps: vec![(3, stamp)],
+        snapshot,
+        peers: vec![],
+        discovery: None,
+    }
+}
+
 async fn read_all(client: &Client, request: &ContentRequest) -> Result<Vec<u8>, ControlError> {
     let mut content = client.content(request).await?;
     let mut all = Vec::new();
@@ -213,6 +252,26 @@ async fn values_arrive_as_they_left() {
     running.client.set_cache_size(77).await.unwrap();
     assert_eq!(running.client.status().await.unwrap(), running.node.status().await);
     assert_eq!(running.client.status().await.unwrap().cache.cap_bytes, 77);
+}
+
+#[tokio::test]
+async fn a_dataset_is_asked_for_and_published() {
+    let running = start();
+    let request = DatasetRequest {
+        origin: "cc".into(),
+        peers: vec![],
+        discovery: None,
+        look: Duration::from_secs(1),
+        metainfos: vec![Some(1), None, None],
+    };
+    let answer = running.client.dataset(&request).await.unwrap();
+    let lengths: Vec<_> = answer.metainfos.iter().map(|found| found.as_ref().unwrap().len()).collect();
+    assert_eq!(lengths, [1, 40 << 20, 40 << 20], "two large metainfos are not too much");
+    assert_eq!(DatasetInfo { metainfos: vec![], ..answer }, dataset_info("cc".into()));
+    let published = running.client.publish(&publish_request(Snapshot::Copy)).await.unwrap();
+    assert_eq!(published.networks, [("aa".into(), 1), ("bb".into(), 5)]);
+    let refused = running.client.publish(&publish_request(Snapshot::None)).await;
+    assert!(matches!(refused, Err(ControlError::Api(error)) if error == refusal()));
 }
 
 #[tokio::test]

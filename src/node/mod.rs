@@ -26,6 +26,7 @@ mod registry;
 mod search;
 mod seeding;
 mod slot;
+mod snapshot;
 mod status;
 mod storage;
 pub mod swarm;

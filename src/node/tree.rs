@@ -296,7 +296,7 @@ fn raw_path(root: &Path, names: &[Vec<u8>]) -> Option<PathBuf> {
 }
 
 /// Opens a regular file, and nothing that has taken its place: no symlink, and no pipe that would wait for a writer.
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     regular(&file.metadata()?)?;

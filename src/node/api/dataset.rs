@@ -29,6 +29,9 @@ pub struct DatasetRequest {
 pub struct DatasetInfo {
     /// Its name: the original InfoSig.
     pub origin: String,
+    /// The InfoHash of its first version, where a record or that version's metainfo says it.
+    #[serde(default)]
+    pub original_hash: Option<String>,
     /// Every version known, ascending. The last one is the newest. Of a first version without a record, the metainfo is
     /// here.
     pub versions: Vec<VersionInfo>,

@@ -120,6 +120,12 @@ impl Known {
         self.newest_record().map(|record| *record.key()).or_else(first)
     }
 
+    /// The InfoHash of the first version, where anything says it.
+    pub(super) fn original_hash(&self) -> Option<InfoHash> {
+        let first = || self.first.as_ref().map(|first| first.info_hash());
+        self.newest_record().map(|record| *record.original_hash()).or_else(first)
+    }
+
     /// Every version, ascending.
     pub(super) fn editions(&self) -> impl DoubleEndedIterator<Item = Edition> + '_ {
         let first = self.first.iter().filter(|_| !self.records.contains_key(&1)).cloned().map(Edition::First);

@@ -17,6 +17,7 @@ use crate::node::api::{
 };
 use crate::node::handle::{NodeHandle, blocking, failure, usage};
 use crate::node::names::Lead;
+use crate::node::snapshot::{self, Previous, Version};
 use crate::types::{InfoId, RecordParts};
 use crate::updates::{Judgement, UpdateRecord};
 
@@ -73,6 +74,7 @@ impl NodeHandle {
         let of_record = |record: &UpdateRecord| Edition::Recorded(Box::new(record.clone())).info();
         Ok(DatasetInfo {
             origin: origin.to_string(),
+            original_hash: known.original_hash().map(|hash| hash.to_string()),
             versions: known.editions().map(|edition| edition.info()).collect(),
             conflicts: known.conflicts().iter().map(of_record).collect(),
             metainfos,
@@ -146,7 +148,7 @@ impl NodeHandle {
             )));
         }
         let mut notes = Vec::new();
-        let place = self.keep_bytes(&request, &metainfo, &mut notes).await?;
+        let place = self.keep_bytes(&dataset, &request, &metainfo, &mut notes).await?;
         let (store, origin) = (self.0.store.clone(), *record.original());
         let row = PublicationRow {
             path: request.path.as_os_str().as_bytes().to_vec(),
@@ -206,21 +208,32 @@ impl NodeHandle {
     /// Has the published bytes stay here; tells where they lie, as they were when they were hashed.
     async fn keep_bytes(
         &self,
+        dataset: &Dataset,
         request: &PublishRequest,
         metainfo: &Arc<Metainfo>,
         notes: &mut Vec<String>,
     ) -> Result<Option<SeedRecord>, ApiError> {
-        if request.stamps.is_empty() && metainfo.total_length() > 0 {
+        // The files of a version of before need not be here.
+        if request.stamps.is_empty() && metainfo.entries().iter().any(|entry| entry.is_file()) {
             return Ok(None);
         }
-        let _ = notes;
-        Ok(Some(SeedRecord {
-            path: request.path.as_os_str().as_bytes().to_vec(),
-            info_hash: metainfo.info_hash(),
-            pieces: None,
-            stamps: request.stamps.clone(),
-            synced: true,
-        }))
+        let before: Vec<_> = dataset.known().editions().map(|edition| InfoId::Hash(edition.hash())).collect();
+        let (request, version, store) = (request.clone(), metainfo.clone(), self.0.store.clone());
+        let kept = blocking(move || {
+            let before: Vec<_> = before.iter().filter_map(|id| store.metainfo(id).ok().flatten()).collect();
+            let found = |metainfo: &Arc<Metainfo>| Some((snapshot::find(store.dir(), metainfo)?, metainfo.clone()));
+            let before: Vec<_> = before.iter().filter_map(found).collect();
+            let previous: Vec<_> = before.iter().map(|(path, metainfo)| Previous { path, metainfo }).collect();
+            let version = Version { path: &request.path, metainfo: &version, stamps: &request.stamps };
+            snapshot::keep(store.dir(), &version, &previous, request.snapshot).map(|kept| match kept.path {
+                Some(path) => (path, kept.stamps, kept.note),
+                None => (request.path, request.stamps, kept.note),
+            })
+        });
+        let (path, stamps, note) = kept.await??;
+        notes.extend(note);
+        let path = path.as_os_str().as_bytes().to_vec();
+        Ok(Some(SeedRecord { path, info_hash: metainfo.info_hash(), pieces: None, stamps, synced: true }))
     }
 }
 

@@ -66,6 +66,7 @@ pub(super) enum Source {
 
 /// Cache and index of a node. The caller holds the store's lock: nobody else uses the directory.
 pub(super) struct Store {
+    dir: PathBuf,
     shared: Arc<Shared>,
     /// Ends, and writes what is left, with the store.
     _background: Background,
@@ -127,7 +128,12 @@ impl Store {
             path: dir.to_owned(),
             error,
         })?;
-        Ok(Self { shared, _background: background })
+        Ok(Self { dir: dir.to_owned(), shared, _background: background })
+    }
+
+    /// Where it lies.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Opens a torrent with what is here of it; the index keeps its metainfo. May wait for the disk.
