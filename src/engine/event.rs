@@ -159,6 +159,21 @@ pub enum Input {
         /// Whether its hash matched.
         outcome: PieceOutcome,
     },
+    /// Storage has blocks verified that came another way than from peers.
+    Found {
+        /// Which torrent.
+        torrent: TorrentKey,
+        /// Which blocks.
+        blocks: Vec<BlockSpan>,
+    },
+    /// The leaf hashes of pieces are wanted, though nobody reads them; those that peers tell come as
+    /// [`Output::SetLeaves`].
+    FetchLeaves {
+        /// Which torrent.
+        torrent: TorrentKey,
+        /// Which pieces.
+        pieces: Vec<PieceIndex>,
+    },
     /// Storage gave up a piece (eviction, a damaged cache, a changed source): all its blocks are missing again,
     /// verified or not. To be put in before a read that found them gone is tried again.
     Lost {

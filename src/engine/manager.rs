@@ -98,6 +98,10 @@ impl TorrentManager {
             Input::PieceChecked { torrent, piece, outcome } => {
                 self.with(now, torrent, |one, ctx| one.piece_checked(ctx, piece.0, outcome))
             }
+            Input::Found { torrent, blocks } => self.with(now, torrent, |one, ctx| one.found_here(ctx, &blocks)),
+            Input::FetchLeaves { torrent, pieces } => {
+                self.with(now, torrent, |one, ctx| one.fetch_leaves(ctx, &pieces))
+            }
             Input::Lost { torrent, piece } => self.with(now, torrent, |one, ctx| one.lost(ctx, piece.0)),
             Input::Disconnected { conn }
             | Input::Message { conn, .. }

@@ -5,6 +5,7 @@ mod exchange;
 mod extensions;
 mod fetch;
 mod gossip;
+mod holdings;
 mod membership;
 mod messages;
 mod reading;

@@ -30,6 +30,8 @@ const MAX_SUSPECTS: usize = 1024;
 /// The leaf hashes of one piece, on their way.
 #[derive(Debug, Default)]
 pub(super) struct LeafJob {
+    /// Wanted for their own sake.
+    pub(super) wanted: bool,
     parts: Vec<(LeafRequest, Option<Vec<[u8; 32]>>)>,
     /// Peers that do not tell.
     tried: BTreeSet<ConnId>,
@@ -85,7 +87,7 @@ impl Torrent {
         if let Some(peer) = self.peers.get_mut(&not) {
             peer.asks.retain(|ask| ask.piece != piece);
         }
-        if job.tried.insert(not) && content.pieces.active(piece).is_some() {
+        if job.tried.insert(not) && (job.wanted || content.pieces.active(piece).is_some()) {
             self.ask_leaves(ctx, piece, None);
         }
     }
@@ -253,7 +255,7 @@ impl Torrent {
     }
 
     /// A block is verified: reads go on, and perhaps others want the piece.
-    fn verified(&mut self, ctx: &mut Context<'_>, number: u32) {
+    pub(super) fn verified(&mut self, ctx: &mut Context<'_>, number: u32) {
         let Some(content) = &mut self.content else { return };
         let complete = content.pieces.verified(number);
         let copies: Vec<_> = content.pieces.asked(number).collect();
@@ -434,51 +436,5 @@ impl Torrent {
         self.readers.missing_again();
         self.hold = Some(ctx.now + STORAGE_HOLD);
         self.dirty.all = true;
-    }
-
-    /// Storage gave up a piece. What it was given of it and has not answered for is gone as well.
-    pub(in crate::engine) fn lost(&mut self, ctx: &mut Context<'_>, piece: u32) {
-        let Some(content) = &mut self.content else { return };
-        let had = content.pieces.has(piece);
-        if let Some(active) = content.pieces.active_mut(piece) {
-            active.checking = None;
-        }
-        for number in content.pieces.received_blocks(piece) {
-            content.pieces.set_missing(number);
-        }
-        let mut lost = Vec::new();
-        for block in 0..content.pieces.blocks_in(piece) {
-            let number = content.pieces.number(piece, block);
-            if content.pieces.set_missing(number) {
-                lost.push(block);
-            }
-        }
-        for block in lost {
-            self.readers.lost(piece, block, &content.pieces);
-        }
-        content.pieces.forget_leaves_unless_asked(piece);
-        if !content.pieces.has(piece) {
-            content.availability.missing(piece);
-        }
-        self.retire(piece);
-        self.dirty.all = true;
-        if !had || self.content.as_ref().is_some_and(|content| content.pieces.has(piece)) {
-            return;
-        }
-        let mut conns = Vec::new();
-        for peer in self.peers.values_mut() {
-            if peer.dont_have_id != 0 {
-                let payload = piece.to_be_bytes().to_vec().into();
-                let id = peer.dont_have_id;
-                peer.send(ctx.now, ctx.out, Message::Extended { id, payload });
-            }
-            if peer.has(piece) {
-                peer.useful += 1;
-                conns.push(peer.conn);
-            }
-        }
-        for conn in conns {
-            self.update_interest(ctx, conn);
-        }
     }
 }

@@ -126,6 +126,24 @@ impl Follower {
         }
     }
 
+    /// What is of the past makes room first; what is not to be kept goes, unless somebody has it open.
+    async fn retire(&mut self) {
+        let surplus = self.kept.len().saturating_sub(self.keep);
+        let gone: Vec<_> = self.kept.drain(..surplus).collect();
+        let past = self.kept.back().cloned();
+        let retired = blocking(move || {
+            if let Some(past) = past {
+                past.source.torrent.storage.retire(false);
+            }
+            for torrent in gone {
+                // By others than this one: those who read it through a mount, and those who opened it as well.
+                let is_used = Arc::strong_count(&torrent.source) > 2 || Arc::strong_count(&torrent.source.torrent) > 2;
+                torrent.source.torrent.storage.retire(!is_used);
+            }
+        });
+        let _ = retired.await;
+    }
+
     fn seq(&self) -> u64 {
         self.shown.membership.as_ref().map_or(0, |membership| membership.edition.seq())
     }
@@ -149,9 +167,7 @@ impl Follower {
         dataset.set_problem(None);
         tracing::info!(origin = %dataset.origin, seq, previous, "a mount shows another version");
         self.kept.push_back(std::mem::replace(&mut self.shown, torrent));
-        while self.kept.len() > self.keep {
-            self.kept.pop_front();
-        }
+        self.retire().await;
         if let Some(hook) = &self.hook {
             hook.run(previous, &self.shown);
         }

@@ -114,10 +114,7 @@ impl NodeHandle {
             if let Some(edition) = edition {
                 let left = deadline.saturating_duration_since(Instant::now()).max(LOOK_INTERVAL);
                 let request = AddRequest { metainfo_timeout: left, ..request.clone() };
-                let mut torrent = self.open_edition(&dataset, edition, lead, &request, progress).await?;
-                // What the user named, not which version it is today.
-                torrent.info.info_id = origin.to_string();
-                return Ok(torrent);
+                return self.open_edition(&dataset, edition, lead, &request, progress).await;
             }
             if let Some(seq) = request.at.filter(|_| asked.is_none_or(|at: Instant| at.elapsed() >= ASK_INTERVAL)) {
                 asked = Some(Instant::now());
@@ -190,7 +187,10 @@ impl NodeHandle {
         progress: &ProgressSink,
     ) -> Result<Torrent, ApiError> {
         let version = Lead::of_edition(dataset, edition, lead);
-        self.open_lead(&version, request, progress).await
+        let mut torrent = self.open_lead(&version, request, progress).await?;
+        // What the user named, not which version it is today.
+        torrent.info.info_id = dataset.origin.to_string();
+        Ok(torrent)
     }
 
     async fn version_missing(&self, dataset: &Dataset, lead: &Lead, request: &AddRequest) -> ApiError {

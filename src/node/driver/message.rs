@@ -80,6 +80,16 @@ pub(in crate::node) enum Command {
         conn: ConnId,
         record: Option<Bytes>,
     },
+    /// Blocks that storage has verified though no peer sent them.
+    Found {
+        torrent: TorrentKey,
+        blocks: Vec<BlockSpan>,
+    },
+    /// Leaf hashes are wanted of pieces that nobody reads.
+    FetchLeaves {
+        torrent: TorrentKey,
+        pieces: Vec<PieceIndex>,
+    },
     /// Where a peer of the torrent is; more are known.
     PeerAt {
         torrent: TorrentKey,

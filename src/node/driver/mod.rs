@@ -150,6 +150,8 @@ impl Driver {
             Command::TellRecord { torrent, record } => self.tell(now, Input::TellRecord { torrent, record }),
             Command::AskRecord { torrent, seq } => self.tell(now, Input::AskRecord { torrent, seq }),
             Command::SendRecord { conn, record } => self.tell(now, Input::SendRecord { conn, record }),
+            Command::Found { torrent, blocks } => self.tell(now, Input::Found { torrent, blocks }),
+            Command::FetchLeaves { torrent, pieces } => self.tell(now, Input::FetchLeaves { torrent, pieces }),
             Command::PeerAt { torrent, addr } => self.tell(now, Input::PeerFound { torrent, addr }),
             Command::Prefetch { torrent, prefetch } => self.tell(now, Input::SetPrefetch { torrent, prefetch }),
             Command::Hints { torrent, peers, trackers } => {

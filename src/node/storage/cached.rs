@@ -20,7 +20,7 @@ const READ_ATTEMPTS: u32 = 8;
 /// A torrent in the cache: maps its pieces to those of objects, and knows the hashes.
 pub(super) struct Cached {
     pub(super) shared: Arc<Shared>,
-    torrent: Arc<OnceLock<TorrentKey>>,
+    pub(super) torrent: Arc<OnceLock<TorrentKey>>,
     pub(super) metainfo: Arc<Metainfo>,
     objects: Objects,
     /// Files before this one were complete when [`Shared::losses`] was what is beside it.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::cached::Cached;
 use super::lru::Queued;
 use super::object::{Object, flag};
 use super::shared::{Shared, lock};
@@ -248,6 +249,31 @@ impl Shared {
             {
                 self.warn(format!("cannot remove {:?} from the cache: {error}", row.key));
             }
+        }
+    }
+}
+
+impl Cached {
+    /// Puts the pieces of objects that only this torrent has first in the queue; gives them up where `all`.
+    pub(super) fn retire(&self, all: bool) {
+        let mut bytes = 0;
+        for object in self.objects() {
+            let is_shared = lock(&object.owners).iter().any(|owner| !Arc::ptr_eq(&owner.torrent, &self.torrent));
+            if is_shared {
+                continue;
+            }
+            for (slot, piece) in object.slots().iter().zip(0..).filter(|(slot, _)| slot.has(flag::LISTED)) {
+                slot.used_us.store(0, SeqCst);
+                lock(&self.shared.lru).push(Queued { used_us: 0, object: object.id, piece });
+                bytes += u64::from(slot.bytes.load(SeqCst));
+            }
+        }
+        while all && bytes > 0 {
+            let freed = self.shared.evict(|| bytes);
+            if freed == 0 {
+                return;
+            }
+            bytes = bytes.saturating_sub(freed);
         }
     }
 }

@@ -177,6 +177,18 @@ impl TorrentStorage {
         self.cached.set_leaves(piece, leaves);
     }
 
+    /// The leaf hashes of a piece, if they are in memory.
+    pub(crate) fn known_leaves(&self, piece: PieceIndex) -> Option<Leaves> {
+        let (object, own) = self.cached.locate(piece)?;
+        self.cached.shared.leaves_in_memory(object, own)
+    }
+
+    /// Has the cache give up first what no other open torrent has, as it is of the past; all of it at once where
+    /// nobody is to have it any more.
+    pub(crate) fn retire(&self, all: bool) {
+        self.cached.retire(all);
+    }
+
     /// Verifies blocks that were stored unverified: those in `blocks` where the leaves of the piece are known, else
     /// the whole piece. Reads back and hashes.
     pub(crate) fn check_piece(&self, piece: PieceIndex, blocks: &[BlockSpan]) -> PieceOutcome {
