@@ -361,6 +361,11 @@ fn a_watch_publishes_by_itself_but_no_mass_removal() {
     let published = watching.json();
     assert_eq!((&published["seq"], paths(&published["diff"], "added")), (&2.into(), vec!["before"]));
     assert_eq!(published["published"], true);
+    // It is served by the watch itself.
+    let addrs = support::process::status(&world.path("store"))["listen"].clone();
+    let addr = addrs.as_array().unwrap().iter().filter_map(Value::as_str).find(|addr| addr.contains("/p2p/")).unwrap();
+    world.run("reader", &["get", &sig, "--peer", addr, "-o", "got"]).ok();
+    support::compare::whole(&world.path("data"), &world.path("got/data"));
     world.remove(0..7);
     wait_until("it refuses", || fs::read_to_string(&log).unwrap().contains("files to disappear, got 7"));
     (0..6).for_each(|at| world.write(&format!("sub/{at}"), at, 1000));
