@@ -272,6 +272,12 @@ fn what_was_published_is_kept_as_copies() {
     let before = tree::noise(100, 300_000);
     world.write("large", 1, 1);
     assert!(fs::read(kept[0].join("large")).unwrap() == before);
+    // It is what is served, though the folder is another one.
+    let serving = Running::start(world.command("store", &["seed", sig.trim_end()]), &world.path("log"));
+    let addr = std::iter::repeat_with(|| serving.line()).find(|line| line.contains("/p2p/")).unwrap();
+    world.run("reader", &["get", sig.trim_end(), "--peer", &addr, "-o", "got"]).ok();
+    support::compare::whole(&kept[0], &world.path("got/data"));
+    drop(serving);
     world.update(sig.trim_end(), &["--snapshot", "none"]).ok();
 }
 
@@ -295,8 +301,12 @@ impl Running {
         Self { child, lines }
     }
 
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line in time")
+    }
+
     fn json(&self) -> Value {
-        let line = self.lines.recv_timeout(PATIENCE).expect("a line in time");
+        let line = self.line();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
@@ -351,6 +361,11 @@ fn a_watch_publishes_by_itself_but_no_mass_removal() {
     let published = watching.json();
     assert_eq!((&published["seq"], paths(&published["diff"], "added")), (&2.into(), vec!["before"]));
     assert_eq!(published["published"], true);
+    // It is served by the watch itself.
+    let addrs = support::process::status(&world.path("store"))["listen"].clone();
+    let addr = addrs.as_array().unwrap().iter().filter_map(Value::as_str).find(|addr| addr.contains("/p2p/")).unwrap();
+    world.run("reader", &["get", &sig, "--peer", addr, "-o", "got"]).ok();
+    support::compare::whole(&world.path("data"), &world.path("got/data"));
     world.remove(0..7);
     wait_until("it refuses", || fs::read_to_string(&log).unwrap().contains("files to disappear, got 7"));
     (0..6).for_each(|at| world.write(&format!("sub/{at}"), at, 1000));
@@ -358,6 +373,41 @@ fn a_watch_publishes_by_itself_but_no_mass_removal() {
     assert_eq!((&published["seq"], paths(&published["diff"], "removed")), (&3.into(), vec!["sub/6"]));
     watching.ends_well();
     assert_eq!(world.diff(&[&sig])["to"], 3);
+}
+
+/// A key that is used in two places: each has published a version 2 of its own.
+#[test]
+fn two_versions_of_one_number_are_noticed_and_the_newest_of_others_is_continued() {
+    let world = World::new();
+    let sig = world.first();
+    let publish = |store: &str, args: &[&str]| {
+        let first = ["publish", "data", "--key", "key", "--update", &sig, "--look", "5s"];
+        world.run(store, &[&first[..], args].concat())
+    };
+    for store in ["other", "third"] {
+        let first = ["publish", "data", "--key", "key", "--piece-length", "16KiB"];
+        assert_eq!(world.run(store, &first).ok().trim_end(), sig);
+    }
+    world.write("new", 1, 1000);
+    publish("other", &[]).ok();
+    world.write("new", 2, 2000);
+    publish("store", &["--snapshot", "copy"]).ok();
+    let serving = Running::start(world.command("store", &["seed", &sig]), &world.path("log"));
+    let addr = std::iter::repeat_with(|| serving.line()).find(|line| line.contains("/p2p/")).unwrap();
+    let peer = ["--peer", &addr];
+
+    // Who has seen version 1 only goes on from version 2, which it fetches the metainfo of.
+    world.write("new", 3, 3000);
+    let plan = publish("third", &[&peer[..], &["--dry-run", "--json"]].concat()).json();
+    assert_eq!((&plan["seq"], &plan["diff"]["changed"][0]["old_length"]), (&3.into(), &2000.into()), "{plan}");
+    publish("other", &peer).fails(1, "expected one version 2, got two that the key has signed");
+    let settled = publish("other", &[&peer[..], &["--over-conflict", "--json"]].concat()).json();
+    assert_eq!((&settled["seq"], &settled["published"]), (&3.into(), &true.into()));
+    // Everybody hears of it, and gets it from whoever serves it: it is what the folder is.
+    let served = Running::start(world.command("other", &["seed", &sig]), &world.path("log-of-other"));
+    let other = std::iter::repeat_with(|| served.line()).find(|line| line.contains("/p2p/")).unwrap();
+    let plan = publish("third", &[&peer[..], &["--peer", &other, "--dry-run", "--json"]].concat()).json();
+    assert_eq!((&plan["seq"], plan["diff"]["changed"].as_array().unwrap().len()), (&3.into(), 0), "{plan}");
 }
 
 #[test]

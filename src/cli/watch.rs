@@ -16,7 +16,7 @@ use super::node_args::NodeArgs;
 use super::publish::{self, How, Newest, Publisher, Recipe, Shown};
 use super::session::{Role, Session};
 use super::{key, output};
-use crate::control::ControlError;
+use crate::control::{ControlError, Held};
 use crate::metainfo::Entry;
 use crate::node::lifecycle::Signals;
 use crate::node::tree::{self, Scan};
@@ -36,7 +36,7 @@ pub(super) struct Args {
     /// Dataset that it is published as
     #[arg(long, value_name = "INFO_SIG", value_parser = info_sig)]
     update: InfoSig,
-    /// Publish every change [default: say what would be published, and how]
+    /// Publish every change, and serve what is published [default: say what would be published, and how]
     #[arg(long)]
     auto: bool,
     /// How long nothing may have changed before it is looked at
@@ -61,7 +61,7 @@ pub(super) async fn run(common: &Common, args: Args) -> Result<(), CliError> {
     };
     let client = session.client.clone();
     let publisher = Publisher::new(&client, &key, &args.how, &args.node);
-    let mut watching = Watching { common, args: &args, path, publisher, changes, last: None };
+    let mut watching = Watching { common, args: &args, path, publisher, changes, last: None, served: None };
     let result = tokio::select! {
         result = watching.run() => result,
         () = signals.recv() => Ok(()),
@@ -79,11 +79,14 @@ struct Watching<'a> {
     changes: Changes,
     /// The tree that was hashed last.
     last: Option<Tree>,
+    /// Keeps the node serving what is published.
+    served: Option<Held>,
 }
 
 impl Watching<'_> {
     async fn run(&mut self) -> Result<(), CliError> {
         output::note(format!("watching {:?}; Ctrl-C ends it", self.path));
+        self.serve().await;
         loop {
             // Also at the beginning: it may be in the middle of a change.
             self.changes.rest(self.args.settle, &self.path).await;
@@ -96,6 +99,18 @@ impl Watching<'_> {
                 }
             };
             self.changes.wait(retry).await;
+        }
+    }
+
+    /// Serves what is published, if that is to be and this store has published any of it.
+    async fn serve(&mut self) {
+        if !self.args.auto || self.served.is_some() {
+            return;
+        }
+        match self.publisher.serve(&self.args.update).await {
+            Ok(served) => self.served = served,
+            // After the next version it is tried again.
+            Err(error) => output::note(error.chain()),
         }
     }
 
@@ -132,6 +147,7 @@ impl Watching<'_> {
         }
         self.publisher.check_removed(&diff)?;
         let told = self.publisher.publish_next(&newest, self.path.clone(), hashed).await?;
+        self.serve().await;
         self.show(&newest, &diff, &Shown { published: true, told: Some(told), ..shown })
     }
 

@@ -20,9 +20,9 @@ use super::node_args::NodeArgs;
 use super::output::{self, Bar};
 use super::session::{Role, Session};
 use super::{diff::ShownDiff, key};
-use crate::control::{Client, ControlError};
+use crate::control::{Client, ControlError, Held};
 use crate::metainfo::{Form, Metainfo, SecretKey};
-use crate::node::api::{DatasetRequest, ErrorKind, PublishRequest, Published, Snapshot};
+use crate::node::api::{DatasetRequest, ErrorKind, PublishRequest, Published, SeedRequest, Snapshot, TorrentName};
 use crate::types::{FileStamp, HashAlgorithm, InfoHash, InfoSig};
 use crate::updates::{Diff, UpdateRecord};
 
@@ -166,7 +166,8 @@ async fn first(common: &Common, args: &Args, key: &SecretKey, path: PathBuf) -> 
     let publisher = Publisher::new(&session.client, key, &args.how, &args.node);
     let published = publisher.publish_first(&origin, path, hashed).await;
     session.close().await;
-    Ok(Shown { published: published?.is_some(), ..shown })
+    let told = published?;
+    Ok(Shown { published: told.is_some(), told, ..shown })
 }
 
 /// Publishes the next version of a dataset.
@@ -304,6 +305,28 @@ impl<'a> Publisher<'a> {
         match self.client.dataset(&request).await {
             Ok(info) => Ok(info.versions.last().map(|version| version.seq)),
             Err(ControlError::Api(error)) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Serves what this store has published of a dataset, and what it publishes later, while the answer is held; `None`
+    /// if it has published nothing of it.
+    ///
+    /// # Errors
+    /// When the node cannot, or is gone.
+    pub(super) async fn serve(&self, origin: &InfoSig) -> Result<Option<Held>, CliError> {
+        let request = SeedRequest {
+            path: PathBuf::new(),
+            torrent: Some(TorrentName::InfoId(origin.to_string())),
+            discovery: self.discovery.clone(),
+            peers: self.how.peer.clone(),
+        };
+        match self.client.seed(&request, |_| ()).await {
+            Ok((_, addresses, held)) => {
+                output::note(format!("serving {origin} at {}", addresses.join(", ")));
+                Ok(Some(held))
+            }
+            Err(ControlError::Api(error)) if error.kind == ErrorKind::Usage => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
