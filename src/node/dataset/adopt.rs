@@ -116,7 +116,7 @@ impl Heir {
             let copied = donor.is_some_and(|donor| self.copy_piece(piece, *donor));
             if copied {
                 found.extend(blocks_of(metainfo, piece));
-            } else if let Some(twin) = self.twin(piece) {
+            } else if let Some(twin) = self.twin(piece).filter(|twin| self.has_some(*twin)) {
                 changed.push((piece, twin));
             }
         }
@@ -199,10 +199,17 @@ impl Heir {
         storage.metainfo().layout().is_block(place).then(|| storage.read_block(place).ok().flatten()).flatten()
     }
 
+    /// Whether anything is here of a piece of an old version.
+    fn has_some(&self, twin: Twin) -> bool {
+        let Some(storage) = self.old.get(twin.old) else { return false };
+        blocks_of(storage.metainfo(), twin.piece).any(|span| matches!(storage.read_block(span), Ok(Some(_))))
+    }
+
     /// The piece at the same place of the file of the same path in an old version, the newest that has one.
     fn twin(&self, piece: PieceIndex) -> Option<Twin> {
         let metainfo = self.new.metainfo();
-        if !metainfo.algorithm().verifies_blocks() {
+        // A piece of one block has changed if its hash has.
+        if !metainfo.algorithm().verifies_blocks() || metainfo.layout().blocks_in(piece) < 2 {
             return None;
         }
         let (file, offset) = metainfo.layout().file_of_piece(piece)?;
