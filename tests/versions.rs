@@ -384,7 +384,7 @@ fn pages_outlive_versions_that_nobody_reads() {
     // What changes is below the directory, then only beside it, then below it again.
     mount.show(version(items(2, 2), 2));
     mount.show(version(items(3, 2), 3));
-    let last = made(items(4, 4), 4, Mode::Silent);
+    let last = made(items(4, 4), 4, Mode::Failing);
     mount.show(last.version.clone());
     assert!(fs::read(mount.path("d/e/stays")).unwrap() == big);
     assert_eq!(last.content.take_asked(), []);
