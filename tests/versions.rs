@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -325,6 +325,11 @@ fn an_open_directory_stays_on_its_version() {
         assert_eq!([mount.text("a"), mount.text("d/x"), text_at(&listed_late, "b")], ["5", "5", "5"]);
     }
     assert_eq!(fs::metadata(mount.path("only-1")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    // Nor does such a listing take the new directory out of its place.
+    let new = File::open(mount.path("d")).unwrap();
+    list(&listed_late);
+    let place = fs::read_link(format!("/proc/self/fd/{}", new.as_fd().as_raw_fd())).unwrap();
+    assert_eq!(place, mount.path("d"));
 }
 
 #[test]
@@ -344,8 +349,6 @@ fn what_does_not_change_keeps_its_number_and_its_pages() {
     let mount = Mount::new(first.version.clone());
     let stays = ["stays", "d/stays", "whole/stays", "whole", "link"];
     let changes = ["changes", "d/changes", "d"];
-    // In a directory that changes, the kernel keeps what somebody uses.
-    let open = File::open(mount.path("d/stays")).unwrap();
     for path in &stays[..3] {
         assert!(fs::read(mount.path(path)).unwrap() == big);
     }
@@ -367,7 +370,24 @@ fn what_does_not_change_keeps_its_number_and_its_pages() {
         before = after;
     }
     assert_eq!(fs::metadata(mount.path("stays")).unwrap().mtime(), mtime);
-    drop(open);
+}
+
+#[test]
+fn pages_outlive_versions_that_nobody_reads() {
+    let big = noise(1, 300_000);
+    let items = |top: u64, below: u64| {
+        let text = |number: u64| number.to_string().into_bytes();
+        vec![Item::file("d/e/stays", big.clone()), Item::file("d/new", text(below)), Item::file("top", text(top))]
+    };
+    let mount = Mount::new(version(items(1, 1), 1));
+    assert!(fs::read(mount.path("d/e/stays")).unwrap() == big);
+    // What changes is below the directory, then only beside it, then below it again.
+    mount.show(version(items(2, 2), 2));
+    mount.show(version(items(3, 2), 3));
+    let last = made(items(4, 4), 4, Mode::Failing);
+    mount.show(last.version.clone());
+    assert!(fs::read(mount.path("d/e/stays")).unwrap() == big);
+    assert_eq!(last.content.take_asked(), []);
 }
 
 #[test]

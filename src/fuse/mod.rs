@@ -22,6 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use crate::node::api::ApiError;
 use crate::node::mount::{MountOptions, MountView, Mounted, Mounter, Pending};
@@ -147,6 +148,30 @@ impl FuseMount {
         Ok(Self { mountpoint, device, vfs, waiting, connection })
     }
 
+    /// Has the kernel meet the files whose pages it would lose. Like any program that looks at the mount, which is
+    /// answered by other threads.
+    fn keep_pages(&self, switch: &Switch<'_>) {
+        if switch.kept().is_empty() {
+            return;
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(root) = rustix::fs::open(&self.mountpoint, flags, Mode::empty()) else { return };
+        let is_own = |stat: Stat| {
+            let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+            self.device == format!("{major}:{minor}")
+        };
+        // Something else may be mounted over it.
+        if !rustix::fs::fstat(&root).is_ok_and(is_own) {
+            return;
+        }
+        for path in switch.kept() {
+            if let Err(error) = rustix::fs::statat(&root, path, AtFlags::SYMLINK_NOFOLLOW) {
+                tracing::debug!(path, %error, "the pages of files that have not changed are not kept");
+                return;
+            }
+        }
+    }
+
     /// The mounts at its place, from itself upwards; none where it has been unmounted.
     fn mounts(&self) -> Vec<MountEntry> {
         let mut mounts = mountinfo::mounts_at(&self.mountpoint).unwrap_or_default();
@@ -182,6 +207,7 @@ impl Mounted for FuseMount {
 
     fn show(&self, version: Version) -> Result<(), ApiError> {
         let Some(switch) = self.vfs.switch(version).map_err(MountError::Tree)? else { return Ok(()) };
+        self.keep_pages(&switch);
         // Not held over the end of this: see `Connection`.
         let notifier = self.connection.notifier();
         let gone = || io::Error::from(io::ErrorKind::NotConnected);
@@ -218,6 +244,9 @@ fn have_forgotten(notifier: &Notifier, switch: &Switch<'_>) -> io::Result<()> {
     let root = INodeNo(Ino::ROOT.0);
     for name in switch.names() {
         notifier.inval_entry(root, OsStr::new(name))?;
+    }
+    for (directory, name) in switch.leftovers() {
+        notifier.inval_entry(INodeNo(directory.0), OsStr::new(name))?;
     }
     // Attributes only: what is below zero has no pages.
     notifier.inval_inode(root, -1, 0)

@@ -132,7 +132,7 @@ impl Vfs {
             _ if name == STATUS_FILE.as_bytes() => Some((Ino::STATUS, Place::Status)),
             _ if name == VERSIONS_DIR.as_bytes() => self.dataset.as_ref().map(|_| (Ino::VERSIONS, Place::Versions)),
             _ if name == CURRENT_LINK.as_bytes() => self.current_link(),
-            _ => None,
+            _ => self.table().coming(name),
         };
         self.found(found, Duration::ZERO)
     }

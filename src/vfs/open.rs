@@ -48,6 +48,7 @@ impl Vfs {
             Place::Node(view, at) => match view.tree.node(at).map(|node| &node.kind) {
                 Some(NodeKind::File { file, length, .. }) => {
                     let content = Arc::clone(&view.version.as_ref().ok_or(FsError::NotFound)?.content);
+                    self.table_mut().note_open(ino);
                     let reader = content.open(*file);
                     let open = OpenFile { content, reader, file: *file, length: *length };
                     Ok(Opened { handle: self.insert(Open::File(open)), live: false })

@@ -21,16 +21,23 @@
 //! the switch the directories that are about to change have other numbers than before ([`super::table::Drain::apart`]):
 //! after the first step no answer names their old ones.
 //!
-//! Below the root no name ever changes: a directory in which anything has is another one.
+//! Below the root no name ever changes: a directory in which anything has is another one. Its successor shares the
+//! files that have not changed, but the kernel has not met them there yet; and as it forgets the directory it drops
+//! every file that it knows by no other name, with its pages. So between the first step and the second whoever serves
+//! the mount walks to [`Switch::kept`], where they have another name.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::dataset::Version;
 use super::fs::Vfs;
+use super::hidden::HIDDEN_DIR;
 use super::ino::Ino;
 use super::table::{Drain, Garbage};
 use super::tree::TreeError;
 use super::view::View;
+
+/// The most files whose pages are kept: a walk to each takes some 10 µs, and the kernel has pages of few.
+const MAX_KEPT: usize = 20_000;
 
 /// A switch to another version under way. Dropping it leaves everything as it was.
 #[must_use]
@@ -40,6 +47,8 @@ pub struct Switch<'a> {
     next: Arc<View>,
     names: Vec<Box<str>>,
     gone: Vec<(Ino, u32)>,
+    kept: Vec<String>,
+    leftovers: Vec<Box<str>>,
     is_done: bool,
     /// One at a time.
     _turn: MutexGuard<'a, ()>,
@@ -66,8 +75,29 @@ impl Vfs {
         // Of an empty mount nothing was ever to be remembered.
         let names = if current.version.is_some() { current.changed_in(&next) } else { Vec::new() };
         let gone = current.gone_in(&next);
-        self.table_mut().drain = Some(Drain { next: Arc::clone(&next), apart });
-        Ok(Some(Switch { vfs: self, version, next, names, gone, is_done: false, _turn: turn }))
+        let (opened, has_leftovers) = {
+            let table = self.table();
+            (table.opened(), !table.leftovers.is_empty())
+        };
+        // What the kernel knows by a leftover only is to outlive that.
+        let mut kept = current.moved_to(&next, &opened, has_leftovers);
+        kept.truncate(MAX_KEPT);
+        let coming = self.numbers.next();
+        let coming = match kept.is_empty() {
+            true => None,
+            false => {
+                let name: Box<str> = format!("coming-{}", coming.0).into();
+                Some((name, Arc::new(View::apart(&next, version.clone(), coming, &self.numbers)?)))
+            }
+        };
+        let place = coming.as_ref().map(|(name, _)| format!("{HIDDEN_DIR}/{name}/"));
+        let kept = place.iter().flat_map(|place| kept.iter().map(move |path| format!("{place}{path}"))).collect();
+        let mut table = self.table_mut();
+        let leftovers = std::mem::take(&mut table.leftovers);
+        table.leftovers.extend(coming.iter().map(|(name, _)| name.clone()));
+        table.drain = Some(Drain { next: Arc::clone(&next), apart, coming });
+        drop(table);
+        Ok(Some(Switch { vfs: self, version, next, names, gone, kept, leftovers, is_done: false, _turn: turn }))
     }
 }
 
@@ -75,6 +105,18 @@ impl Switch<'_> {
     /// Names in the root that the kernel has to forget, with the attributes of the root.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(|name| &**name)
+    }
+
+    /// Paths from the root, by which those files can be met now that the kernel would lose with the directories that
+    /// it has to forget. Whether they are is of no account to what is shown.
+    pub fn kept(&self) -> &[String] {
+        &self.kept
+    }
+
+    /// Names that files were kept by during earlier switches, and their directory. The kernel may forget them, when it
+    /// has met those that are kept now.
+    pub fn leftovers(&self) -> impl Iterator<Item = (Ino, &str)> {
+        self.leftovers.iter().map(|name| (Ino::HIDDEN, &**name))
     }
 
     /// Shows the version, now that the kernel has forgotten.
@@ -92,7 +134,9 @@ impl Drop for Switch<'_> {
     fn drop(&mut self) {
         if !self.is_done {
             let mut garbage = Garbage::default();
-            self.vfs.table_mut().cancel(&mut garbage);
+            let mut table = self.vfs.table_mut();
+            table.leftovers.append(&mut self.leftovers);
+            table.cancel(&mut garbage);
         }
     }
 }

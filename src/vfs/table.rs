@@ -38,6 +38,8 @@ pub(super) enum Place {
 struct Known {
     /// How often.
     lookups: u64,
+    /// Whether it was opened since, so that the kernel may have pages of it.
+    was_opened: bool,
     /// What it is, where the view that is shown does not tell.
     place: Option<Place>,
 }
@@ -48,6 +50,8 @@ pub(super) struct Drain {
     pub(super) next: Arc<View>,
     /// What is shown until then, with directories of other numbers: see [`super::switch`].
     pub(super) apart: Arc<View>,
+    /// What comes, at a place of its own below `.knot`: see [`super::switch::Switch::kept`].
+    pub(super) coming: Option<(Box<str>, Arc<View>)>,
 }
 
 /// All of it.
@@ -60,6 +64,8 @@ pub(super) struct Table {
     trees: HashMap<u64, Weak<View>>,
     /// Trees that were looked into last.
     kept: VecDeque<(u64, Arc<View>)>,
+    /// Places below `.knot` where versions have come, and the kernel may still know them.
+    pub(super) leftovers: Vec<Box<str>>,
     /// The number of `.knot/current`, and the version that it leads to.
     link: Option<(u64, Ino)>,
 }
@@ -78,6 +84,7 @@ impl Table {
             known: HashMap::new(),
             trees: HashMap::new(),
             kept: VecDeque::new(),
+            leftovers: Vec::new(),
             link: None,
         }
     }
@@ -136,11 +143,29 @@ impl Table {
             return;
         }
         let is_shown = self.current.find(ino).is_some();
-        let known = self.known.entry(ino).or_insert(Known { lookups: 0, place: None });
+        let known = self.known.entry(ino).or_insert(Known { lookups: 0, was_opened: false, place: None });
         known.lookups += 1;
         if known.place.is_none() && !is_shown {
             known.place = Some(place.clone());
         }
+    }
+
+    /// Notes that an inode is opened.
+    pub(super) fn note_open(&mut self, ino: Ino) {
+        if let Some(known) = self.known.get_mut(&ino) {
+            known.was_opened = true;
+        }
+    }
+
+    /// The inodes that were opened since the kernel has known them.
+    pub(super) fn opened(&self) -> Vec<Ino> {
+        self.known.iter().filter(|(_, known)| known.was_opened).map(|(ino, _)| *ino).collect()
+    }
+
+    /// What a name below `.knot` leads to that is there during a switch only.
+    pub(super) fn coming(&self, name: &[u8]) -> Option<(Ino, Place)> {
+        let (own, view) = self.drain.as_ref()?.coming.as_ref()?;
+        (own.as_bytes() == name).then(|| (view.ino(ROOT), Place::Node(Arc::clone(view), ROOT)))
     }
 
     /// Takes back what [`Table::remember`] has counted.
@@ -177,8 +202,9 @@ impl Table {
     }
 
     fn end_drain(&mut self) -> Vec<Place> {
-        let drain = self.drain.take();
-        drain.into_iter().flat_map(|drain| [drain.next, drain.apart]).map(|view| Place::Node(view, ROOT)).collect()
+        let Some(Drain { next, apart, coming }) = self.drain.take() else { return Vec::new() };
+        let views = [next, apart].into_iter().chain(coming.map(|(_, view)| view));
+        views.map(|view| Place::Node(view, ROOT)).collect()
     }
 
     /// The tree of a version below `.knot/versions`, if it is there.

@@ -92,6 +92,18 @@ impl Tree {
         &self.nodes
     }
 
+    /// The names from the root to a node, joined by `/`.
+    pub(super) fn path(&self, at: u32) -> String {
+        let mut names = Vec::new();
+        let mut node = self.node(at);
+        while let Some(Node { name, parent, .. }) = node.filter(|node| !node.name.is_empty()) {
+            names.push(&**name);
+            node = self.node(*parent);
+        }
+        names.reverse();
+        names.join("/")
+    }
+
     /// The files of the torrent.
     pub(super) fn files(&self) -> impl Iterator<Item = FileIndex> + '_ {
         self.nodes.iter().filter_map(|node| match node.kind {

@@ -98,6 +98,17 @@ impl View {
         self.by_ino.iter().filter(|(ino, _)| next.find(*ino).is_none()).copied().collect()
     }
 
+    /// Paths below the root of those of `opened` that `next` has as well; if not `all`, only in directories that are
+    /// new in it.
+    pub(super) fn moved_to(&self, next: &Self, opened: &[Ino], all: bool) -> Vec<String> {
+        let is_moved = |at: u32| {
+            let parent = next.tree.node(at).map_or(ROOT, |node| node.parent);
+            parent != ROOT && (all || self.find(next.ino(parent)).is_none())
+        };
+        let in_both = opened.iter().filter(|ino| self.find(**ino).is_some()).filter_map(|ino| next.find(*ino));
+        in_both.filter(|at| is_moved(*at)).map(|at| next.tree.path(at)).collect()
+    }
+
     /// Names in the root that lead elsewhere in `next`, or are in one of both only.
     pub(super) fn changed_in(&self, next: &Self) -> Vec<Box<str>> {
         let mut names: Vec<Box<str>> = Vec::new();

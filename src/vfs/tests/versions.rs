@@ -80,8 +80,8 @@ fn version(tree: &Tree, algorithm: HashAlgorithm, seq: u64) -> Version {
         algorithm,
         piece_length: None,
         created_at: Some(seq as i64),
-        version: None,
         peers: Vec::new(),
+        version: None,
     };
     let metainfo = create(&options, entries, &Fills(&fills), &|_| ControlFlow::Continue(())).unwrap();
     let release = Release { origin: InfoSig([7; 64]), seq, signed_at: Some(1000 + seq as i64) };
@@ -549,6 +549,44 @@ fn while_a_directory_changes_it_has_another_number() {
         assert!(before[at] != during[at] && during[at] != after[at] && before[at] != after[at]);
     }
     assert_eq!([before[2], during[2]], [after[2]; 2], "the file is the same all along");
+}
+
+#[test]
+fn files_whose_directory_changes_have_another_name_meanwhile() {
+    let vfs = Vfs::new(
+        version(&tree_of([("d/x", 1), ("d/y", 1), ("d/z", 1), ("top", 1)]), HashAlgorithm::Blake3, 1),
+        None,
+        OWNER,
+    )
+    .unwrap();
+    let inodes = ["d/x", "d/y", "d/z", "top"].map(|path| find(&vfs, path).unwrap().ino);
+    for ino in [inodes[0], inodes[1], inodes[3]] {
+        vfs.close(vfs.open(ino).unwrap().handle);
+    }
+    let mut leftovers: Vec<String> = Vec::new();
+    for seq in 2..5 {
+        let next =
+            version(&tree_of([("d/x", 1), ("d/y", seq as u8), ("d/z", 1), ("top", 1)]), HashAlgorithm::Blake3, seq);
+        let switch = vfs.switch(next).unwrap().unwrap();
+        let kept = switch.kept().to_vec();
+        assert!(kept.len() == 1 && kept[0].ends_with("/d/x"), "{kept:?}");
+        assert_eq!(find(&vfs, &kept[0]).unwrap().ino, inodes[0]);
+        let own = kept[0].split('/').nth(1).unwrap().to_owned();
+        assert_eq!(switch.leftovers().map(|(_, name)| name).collect::<Vec<_>>(), leftovers);
+        leftovers = match seq {
+            // Of one that is taken back, the name is still to be forgotten.
+            3 => {
+                drop(switch);
+                vec![own.clone(), leftovers[0].clone()]
+            }
+            _ => {
+                switch.finish();
+                vec![own.clone()]
+            }
+        };
+        assert_eq!(find(&vfs, &kept[0]), Err(FsError::NotFound));
+        assert!(names(&vfs, ".knot").iter().all(|name| !name.starts_with("coming")));
+    }
 }
 
 #[test]
