@@ -310,6 +310,7 @@ impl NodeHandle {
         self.send(Command::Open { torrent: entry.key, metainfo, storage, sources }).await?;
         if let Some(dataset) = dataset {
             dataset.opened(entry.key);
+            self.send(dataset.trackers(&torrent.metainfo)).await?;
             for hint in dataset::peers_at(&dataset, entry.key) {
                 self.send(hint).await?;
             }

@@ -235,3 +235,6 @@ fn blocks_of(metainfo: &Metainfo, piece: PieceIndex) -> impl Iterator<Item = Blo
     let layout = metainfo.layout();
     (0..layout.blocks_in(piece)).map(move |block| layout.block_span(piece, crate::types::BlockIndex(block)))
 }
+
+#[cfg(test)]
+mod tests;

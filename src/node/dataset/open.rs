@@ -231,6 +231,12 @@ impl NodeHandle {
 }
 
 impl Dataset {
+    /// The trackers of a version know its followers, too.
+    pub(in crate::node) fn trackers(&self, metainfo: &Metainfo) -> Command {
+        let trackers = metainfo.hints().trackers.clone();
+        Command::Hints { torrent: self.key, peers: Vec::new(), trackers }
+    }
+
     /// What a torrent that is a version of it is opened with.
     pub(super) fn hint_peers(&self, lead: &mut Lead) {
         for addr in self.followers() {

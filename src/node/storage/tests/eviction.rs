@@ -223,3 +223,28 @@ fn files_of_which_all_was_given_up_go_with_the_next_start() {
     fixture.fill(&torrent);
     assert_eq!(fixture.missing(&torrent), 0);
 }
+
+#[test]
+fn what_only_an_old_version_has_goes_first_and_what_it_shares_stays() {
+    for algorithm in [HashAlgorithm::Sha256Merkle, HashAlgorithm::Blake3] {
+        let sizes = [3 * PIECE as usize, 2 * PIECE as usize + 5];
+        let fixture = Fixture::new(algorithm, &sizes);
+        let (store, old) = fixture.open();
+        fixture.fill(&old);
+        // The next version has the first file, and another one in place of the second.
+        let files = [fixture.files[0].clone(), testing::content(99, 4 * PIECE as usize)];
+        let next = Fixture::of(testing::torrent(algorithm, PIECE, &files).0, files.to_vec());
+        let new = store.torrent(next.metainfo.clone(), Source::Cache).unwrap();
+        new.bind(TorrentKey(8));
+        next.fill(&new);
+        // Used last, and yet the first to go.
+        assert_eq!(fixture.missing(&old), 0);
+        old.retire(false);
+        assert_eq!(fixture.missing(&old), 0);
+        old.retire(false);
+        store.shared.evict_some(1);
+        assert!(next.missing(&new) == 0 && fixture.missing(&old) > 0, "{algorithm}");
+        old.retire(true);
+        assert_eq!((next.missing(&new), fixture.missing(&old)), (0, sizes[1] as u64), "{algorithm}");
+    }
+}
