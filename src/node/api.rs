@@ -49,6 +49,21 @@ pub struct AddRequest {
     pub at: Option<u64>,
 }
 
+impl AddRequest {
+    /// A torrent of which nothing but the name is known, with the usual waits.
+    pub fn new(torrent: TorrentName) -> Self {
+        Self {
+            torrent,
+            peers: Vec::new(),
+            discovery: None,
+            metainfo_timeout: default_metainfo_timeout(),
+            read_timeout: default_read_timeout(),
+            prefetch_all: false,
+            at: None,
+        }
+    }
+}
+
 /// How long to wait for a metainfo when nobody says otherwise.
 pub fn default_metainfo_timeout() -> Duration {
     Duration::from_secs(60)

@@ -22,6 +22,7 @@ mod names;
 mod network;
 mod peer;
 mod proofs;
+mod reading;
 mod registry;
 mod search;
 mod seeding;
@@ -63,6 +64,7 @@ pub use self::config::{Limits, NodeConfig};
 pub use self::get::read;
 pub use self::handle::{NodeHandle, ProgressSink, Torrent};
 pub use self::names::download;
+pub use self::reading::{Pieces, TorrentFile, TorrentProgress};
 
 /// The source that the engine is itself: what peers tell of each other.
 const PEX: &str = "pex";

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::api::ApiError;
+use super::api::{ApiError, ErrorKind};
 use crate::vfs::{Dataset, Says, Version};
 
 /// Mounts torrents.
@@ -26,6 +26,24 @@ pub trait Mounter: Send + Sync {
         mountpoint: &Path,
         options: &MountOptions,
     ) -> Result<Box<dyn Mounted>, ApiError>;
+}
+
+/// For programs that use torrents and mount none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMounts;
+
+impl Mounter for NoMounts {
+    fn mount(&self, _: MountView, _: &Path, _: &MountOptions) -> Result<Box<dyn Mounted>, ApiError> {
+        Err(no_mounts())
+    }
+
+    fn mount_empty(&self, _: Pending, _: &Path, _: &MountOptions) -> Result<Box<dyn Mounted>, ApiError> {
+        Err(no_mounts())
+    }
+}
+
+fn no_mounts() -> ApiError {
+    ApiError { kind: ErrorKind::Failure, message: "this program mounts nothing".to_owned() }
 }
 
 /// A torrent of which nothing can be shown yet.

@@ -3,6 +3,7 @@
 mod datasets;
 mod lazy;
 mod liar;
+mod reading;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,25 +12,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::api::{AddRequest, ApiError, ErrorKind, SeedRequest, TorrentName};
-use super::mount::{MountOptions, MountView, Mounted, Mounter, Pending};
+use super::mount::{MountOptions, MountView, Mounted, Mounter, NoMounts, Pending};
 use super::{Node, NodeConfig, Torrent, read};
 use crate::metainfo::{CreateOptions, Metainfo};
 use crate::types::{FileIndex, HashAlgorithm};
 
 const MIB: usize = 1 << 20;
-
-/// These tests mount nothing.
-struct NoMounts;
-
-impl Mounter for NoMounts {
-    fn mount(&self, _: MountView, _: &Path, _: &MountOptions) -> Result<Box<dyn Mounted>, ApiError> {
-        Err(ApiError { kind: ErrorKind::Failure, message: "nothing is mounted here".to_owned() })
-    }
-
-    fn mount_empty(&self, _: Pending, _: &Path, _: &MountOptions) -> Result<Box<dyn Mounted>, ApiError> {
-        Err(ApiError { kind: ErrorKind::Failure, message: "nothing is mounted here".to_owned() })
-    }
-}
 
 async fn node(store: &Path) -> Node {
     let config = NodeConfig {
