@@ -37,7 +37,7 @@ pub(super) struct Args {
     #[arg(short, value_name = "OPTIONS", value_delimiter = ',')]
     options: Vec<MountOption>,
     /// What to fetch before it is read
-    #[arg(long, value_enum, default_value = "none")]
+    #[arg(long, value_enum, default_value = "window")]
     prefetch: Prefetch,
     /// How often to look for a newer version of a dataset; what others push is seen at once [default: 5m]
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -63,21 +63,37 @@ enum MountOption {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Prefetch {
-    /// What the reads that come suggest
+    /// Nothing: a read costs what it reads, and waits for it
     None,
-    /// Everything
+    /// What a program that reads in sequence will want next
+    Window,
+    /// That, and with idle capacity the rest of every file that was opened
+    File,
+    /// That, and with idle capacity everything
     All,
+}
+
+impl From<Prefetch> for crate::engine::Prefetch {
+    fn from(prefetch: Prefetch) -> Self {
+        match prefetch {
+            Prefetch::None => Self::None,
+            Prefetch::Window => Self::Window,
+            Prefetch::File => Self::File,
+            Prefetch::All => Self::All,
+        }
+    }
 }
 
 impl Args {
     fn request(&self) -> Result<MountRequest, CliError> {
         Ok(MountRequest {
-            add: self.torrent.request(&self.node, self.prefetch == Prefetch::All)?,
+            add: self.torrent.request(&self.node, false)?,
             mountpoint: resolved(&self.mountpoint)?,
             allow_other: self.allow_other || self.options.contains(&MountOption::AllowOther),
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             lazy: self.lazy,
+            prefetch: self.prefetch.into(),
             poll: self.poll,
             on_update: self.on_update.clone(),
             keep_versions: self.keep_versions,

@@ -195,6 +195,7 @@ fn mount_request() -> MountRequest {
         uid: 0,
         gid: 0,
         lazy: false,
+        prefetch: Default::default(),
         poll: None,
         on_update: None,
         keep_versions: 0,

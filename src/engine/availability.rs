@@ -78,6 +78,12 @@ impl Availability {
         }
     }
 
+    /// Whether a piece is yet to be picked.
+    pub(super) fn is_to_come(&self, piece: u32) -> bool {
+        let place = self.order.as_ref().and_then(|order| order.place.get(piece as usize));
+        place.is_some_and(|place| *place != ABSENT)
+    }
+
     /// A piece is to be picked again.
     pub(super) fn missing(&mut self, piece: u32) {
         let Some(order) = self.order.as_mut() else { return };

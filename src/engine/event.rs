@@ -238,13 +238,25 @@ pub struct Meeting {
 }
 
 /// What a torrent fetches though nobody has read it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Prefetch {
-    /// Nothing: only what is read, and the windows of its readers.
-    #[default]
+    /// Nothing: only the blocks that reads wait for.
     None,
-    /// Everything, rarest first.
+    /// What a handle that reads in sequence will want next.
+    #[default]
+    Window,
+    /// That, and with idle capacity all of every file that was opened, rarest first.
+    File,
+    /// That, and with idle capacity everything, rarest first.
     All,
+}
+
+impl Prefetch {
+    /// Whether idle capacity is used.
+    pub(super) fn is_bulk(self) -> bool {
+        self >= Self::File
+    }
 }
 
 pub use crate::types::{PieceOutcome, Verdict};

@@ -92,6 +92,9 @@ pub struct MountRequest {
     /// Whether to mount at once, empty, where the metainfo has to be waited for.
     #[serde(default)]
     pub lazy: bool,
+    /// What to fetch before it is read. Where several mounts show one torrent, whoever wants most.
+    #[serde(default)]
+    pub prefetch: crate::engine::Prefetch,
     /// How often to look for a newer version of a dataset; `None` for the usual.
     #[serde(default)]
     pub poll: Option<Duration>,

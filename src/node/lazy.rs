@@ -65,6 +65,8 @@ impl Late {
         let Self { node, wait, lead, request, place, .. } = self;
         let filled = match opened {
             Ok(torrent) => {
+                // Fails only where the node ends.
+                let _ = node.prefetch(&torrent, request.prefetch).await;
                 let (mounts, at, shown) = (node.0.mounts.clone(), place.clone(), torrent.clone());
                 let filled = blocking(move || mounts.show(&at, shown)).await.flatten();
                 if matches!(filled, Ok(true)) {

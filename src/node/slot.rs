@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::registry::Swarms;
 use super::tally::Tally;
 use crate::discovery::{JoinOptions, Source};
+use crate::engine::Prefetch;
 use crate::metainfo::{Form, Metainfo};
 use crate::types::{InfoId, PeerAddr, SwarmId, TorrentKey, WirePeerId};
 use crate::wire::Handshake;
@@ -28,6 +29,8 @@ pub(super) struct TorrentSlot {
     pub(super) sources: Option<Vec<String>>,
     pub(super) fetched: Option<oneshot::Sender<super::driver::Fetched>>,
     pub(super) metainfo: Option<Arc<Metainfo>>,
+    /// What somebody wanted to be fetched before it is read.
+    pub(super) prefetch: Option<Prefetch>,
     /// Whether it has been said that everything is here.
     pub(super) is_complete: bool,
     found_in: HashMap<PeerAddr, SwarmId>,
@@ -52,6 +55,7 @@ impl TorrentSlot {
             sources,
             fetched: None,
             metainfo: None,
+            prefetch: None,
             is_complete: false,
             found_in: HashMap::new(),
         }

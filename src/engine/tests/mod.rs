@@ -5,6 +5,7 @@ mod lab;
 mod limits;
 mod metadata;
 mod ordinary;
+mod prefetch;
 mod protocol;
 mod reading;
 mod reserve;

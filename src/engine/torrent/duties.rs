@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::Torrent;
+use crate::engine::DisconnectReason;
 use crate::engine::choker::ROUND;
 use crate::engine::manager::Context;
-use crate::engine::{DisconnectReason, Prefetch};
 use crate::types::ConnId;
 use crate::wire::Message;
 
@@ -53,7 +53,7 @@ impl Torrent {
             self.tend_reserve(ctx);
             self.tend_connections(ctx);
             self.gossip(ctx);
-            self.dirty.all |= self.prefetch == Prefetch::All;
+            self.dirty.all |= self.prefetch.is_bulk();
         }
         if ctx.now >= self.next_round {
             self.next_round = ctx.now + ROUND;

@@ -103,8 +103,7 @@ impl Torrent {
         }
         let Some(content) = &self.content else { return };
         let blocked = self.readers.lanes(&content.pieces).iter().any(|lane| lane.is_blocked());
-        if self.readers.current_lanes().is_empty() && (self.prefetch == Prefetch::None || content.pieces.is_complete())
-        {
+        if self.readers.current_lanes().is_empty() && (!self.prefetch.is_bulk() || content.pieces.is_complete()) {
             return;
         }
         if !self.may_request(ctx) {
@@ -122,7 +121,7 @@ impl Torrent {
             .collect();
         while let Some(Reverse((_, conn))) = ready.pop() {
             let Some(pick) = self.peers.get(&conn).and_then(|peer| self.pick(ctx, peer, swarm)) else {
-                if self.readers.current_lanes().is_empty() && self.prefetch == Prefetch::None {
+                if self.readers.current_lanes().is_empty() && !self.prefetch.is_bulk() {
                     break;
                 }
                 continue;
@@ -214,8 +213,8 @@ impl Torrent {
     fn pick(&self, ctx: &mut Context<'_>, peer: &Peer, swarm: Estimate) -> Option<Pick> {
         let content = self.content.as_ref()?;
         self.pick_for_readers(ctx, content, peer, swarm).or_else(|| match self.prefetch {
-            Prefetch::None => None,
-            Prefetch::All => self.pick_rarest(ctx, content, peer),
+            Prefetch::None | Prefetch::Window => None,
+            Prefetch::File | Prefetch::All => self.pick_rarest(ctx, content, peer),
         })
     }
 
@@ -265,6 +264,8 @@ impl Torrent {
     fn pick_rarest(&self, ctx: &mut Context<'_>, content: &Content, peer: &Peer) -> Option<Pick> {
         let pieces = &content.pieces;
         let fresh = |piece: u32, block: u32| !peer.flow.knows_tombstone(pieces.number(piece, block));
+        let chosen = |piece: u32| self.prefetch == Prefetch::All || content.availability.is_to_come(piece);
+        // What is begun is of a file that was opened: else nobody would have read it.
         let begun = pieces.open().filter(|piece| self.may_ask(ctx, content, peer, *piece));
         let mut begun = begun.filter_map(|piece| Some((piece, pieces.next_missing(piece, 0, u32::MAX)?)));
         if let Some((piece, block)) = begun.find(|(piece, block)| fresh(*piece, *block)) {
@@ -272,7 +273,7 @@ impl Torrent {
         }
         let mut rng = ctx.rng.clone();
         ctx.rng.next();
-        let wanted = |piece| self.may_ask(ctx, content, peer, piece) && pieces.active(piece).is_none();
+        let wanted = |piece| chosen(piece) && self.may_ask(ctx, content, peer, piece) && pieces.active(piece).is_none();
         let few = match &peer.owned {
             crate::engine::peer::Owned::Some(bits) => Some(bits),
             _ => None,
@@ -344,7 +345,7 @@ impl Torrent {
     /// Cancels what nobody wants any more.
     pub(super) fn cancel_unwanted(&mut self, ctx: &mut Context<'_>) {
         let Some(content) = &self.content else { return };
-        if self.prefetch == Prefetch::All {
+        if self.prefetch.is_bulk() {
             return;
         }
         let mut checked: BTreeSet<u32> = BTreeSet::new();

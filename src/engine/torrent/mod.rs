@@ -33,7 +33,7 @@ use super::pieces::PieceManager;
 use super::readers::Readers;
 use super::{DisconnectReason, Output, ReadError, TorrentStats, Wasted};
 use crate::metainfo::Metainfo;
-use crate::types::{Bitfield, ConnId, InfoId, PeerIdentity, TorrentKey};
+use crate::types::{Bitfield, ConnId, FileIndex, InfoId, PeerIdentity, TorrentKey};
 use reserve::Reserve;
 use verify::LeafJob;
 
@@ -72,6 +72,8 @@ pub(super) struct Torrent {
     /// The metainfo of the dataset's first version, for peers that ask.
     lent: Option<Bytes>,
     prefetch: Prefetch,
+    /// Files that were opened.
+    opened: BTreeSet<u32>,
     peers: BTreeMap<ConnId, Peer>,
     candidates: Candidates,
     /// When web seeds are asked.
@@ -115,7 +117,8 @@ impl Torrent {
             meets: false,
             newest_record: None,
             lent: None,
-            prefetch: Prefetch::None,
+            prefetch: Prefetch::default(),
+            opened: BTreeSet::new(),
             peers: BTreeMap::new(),
             candidates: Candidates::default(),
             reserve: Reserve::new(now),
@@ -189,11 +192,22 @@ impl Torrent {
         self.prefetch = prefetch;
         if let Some(content) = &mut self.content {
             match prefetch {
-                Prefetch::None => content.availability.stop_order(),
+                Prefetch::None | Prefetch::Window => content.availability.stop_order(),
                 Prefetch::All => content.availability.start_order(content.pieces.have()),
+                Prefetch::File => {
+                    let mut left_out = Bitfield::full(content.metainfo.piece_count());
+                    for piece in
+                        self.opened.iter().flat_map(|file| content.metainfo.layout().pieces_of(FileIndex(*file)))
+                    {
+                        if !content.pieces.has(piece) {
+                            left_out.remove(piece);
+                        }
+                    }
+                    content.availability.start_order(&left_out);
+                }
             }
         }
-        if prefetch == Prefetch::None {
+        if !prefetch.is_bulk() {
             self.cancel_unwanted(ctx);
         }
         self.dirty.all = true;

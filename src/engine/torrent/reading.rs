@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Torrent;
 use crate::engine::manager::Context;
-use crate::engine::{Output, ReadError};
+use crate::engine::{Output, Prefetch, ReadError};
 use crate::types::{FileIndex, ReadId, ReaderId};
 
 /// Seconds of the swarm's rate that a window holds at most.
@@ -21,6 +21,13 @@ impl Torrent {
         timeout: Duration,
     ) {
         self.readers.open(ctx.now, reader, file, timeout);
+        let is_first = self.opened.insert(file.0);
+        if let Some(content) = self.content.as_mut().filter(|_| is_first && self.prefetch == Prefetch::File) {
+            for piece in content.metainfo.layout().pieces_of(file).filter(|piece| !content.pieces.has(*piece)) {
+                content.availability.missing(piece);
+            }
+            self.dirty.all = true;
+        }
     }
 
     /// A read that waits for blocks.
@@ -53,6 +60,9 @@ impl Torrent {
 
     fn move_window(&mut self, ctx: &mut Context<'_>, reader: ReaderId, offset: u64, len: u32) {
         let rate = self.estimate(ctx).rate.min(ctx.limits.download.rate());
+        if self.prefetch == Prefetch::None {
+            return;
+        }
         let limit = ((rate * WINDOW_S).max(MIN_WINDOW) as u64).min(ctx.limits.window_share());
         let Some(content) = &self.content else { return };
         let bytes = offset..offset.saturating_add(u64::from(len));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Torrent;
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
-use crate::engine::{DisconnectReason, Output, Prefetch};
+use crate::engine::{DisconnectReason, Output};
 use crate::types::{ConnId, PeerAddr, PeerIdentity};
 
 /// How long other peers may bring nothing.
@@ -98,7 +98,7 @@ impl Torrent {
         let others = self.peers.values().any(|peer| !peer.is_reserve());
         self.reserve.alone = if others { None } else { self.reserve.alone.or(Some(now)) };
         let wait = self.readers.longest_wait(now);
-        let wants = wait.is_some() || (self.prefetch == Prefetch::All && !self.is_complete());
+        let wants = wait.is_some() || (self.prefetch.is_bulk() && !self.is_complete());
         if !wants {
             self.reserve.fed = now;
         }

@@ -11,7 +11,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::view::{View, version_of};
 use super::{Dataset, Edition};
+use crate::engine::Prefetch;
 use crate::node::api::{ApiError, MountRequest, TorrentInfo};
+use crate::node::driver::Command;
 use crate::node::handle::{NodeHandle, ProgressSink, Torrent, blocking, mount_options};
 use crate::node::mount::MountView;
 use crate::node::mounts::Place;
@@ -49,6 +51,7 @@ impl NodeHandle {
             return self.mount_empty(lead, request).await;
         }
         let torrent = self.open_any(&lead, &request.add, true, &progress).await?;
+        self.prefetch(&torrent, request.prefetch).await?;
         let view = self.view_of(&torrent, &lead, &request);
         let dataset = view.clone().map(|view| Arc::new(view) as Arc<dyn crate::vfs::Dataset>);
         let mounted = MountView { version: version_of(&torrent), dataset };
@@ -59,6 +62,14 @@ impl NodeHandle {
         let place = self.0.mounts.insert(request.mountpoint.clone(), session.into(), torrent.clone());
         self.follow(view, torrent, place, request);
         Ok(info)
+    }
+
+    /// What a mount wants of its torrent.
+    pub(in crate::node) async fn prefetch(&self, torrent: &Torrent, prefetch: Prefetch) -> Result<(), ApiError> {
+        match prefetch {
+            Prefetch::Window => Ok(()),
+            wanted => self.send(Command::Prefetch { torrent: torrent.key, prefetch: wanted }).await,
+        }
     }
 
     /// The versions of the dataset that a torrent was opened as one of.
@@ -77,6 +88,7 @@ impl NodeHandle {
         let follower = Follower {
             kept: VecDeque::new(),
             keep: request.keep_versions as usize,
+            prefetch: request.prefetch,
             hook: request.on_update.map(|command| Hook::start(command, request.mountpoint)),
             view,
             shown,
@@ -94,6 +106,7 @@ struct Follower {
     /// Versions that were shown, newest last.
     kept: VecDeque<Torrent>,
     keep: usize,
+    prefetch: Prefetch,
     place: Place,
     is_frozen: watch::Receiver<bool>,
     hook: Option<Hook>,
@@ -160,6 +173,7 @@ impl Follower {
             () = newer_than(&dataset, seq) => return Ok(()),
         };
         node.take_over(&torrent, std::iter::once(&self.shown).chain(&self.kept)).await;
+        node.prefetch(&torrent, self.prefetch).await?;
         let (mounts, place, next) = (node.0.mounts.clone(), self.place.clone(), torrent.clone());
         if !blocking(move || mounts.show(&place, next)).await?? {
             return Ok(());

@@ -153,7 +153,13 @@ impl Driver {
             Command::Found { torrent, blocks } => self.tell(now, Input::Found { torrent, blocks }),
             Command::FetchLeaves { torrent, pieces } => self.tell(now, Input::FetchLeaves { torrent, pieces }),
             Command::PeerAt { torrent, addr } => self.tell(now, Input::PeerFound { torrent, addr }),
-            Command::Prefetch { torrent, prefetch } => self.tell(now, Input::SetPrefetch { torrent, prefetch }),
+            Command::Prefetch { torrent, prefetch } => {
+                let Some(slot) = self.torrents.get_mut(&torrent) else { return };
+                // Whoever wants most has it so, and who wants less than usual only while nobody wants more.
+                let wanted = slot.prefetch.map_or(prefetch, |before| before.max(prefetch));
+                slot.prefetch = Some(wanted);
+                self.tell(now, Input::SetPrefetch { torrent, prefetch: wanted });
+            }
             Command::Hints { torrent, peers, trackers } => {
                 if let Some(slot) = self.torrents.get_mut(&torrent) {
                     slot.add_trackers(&self.parts.meeting, &trackers);

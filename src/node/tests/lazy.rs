@@ -72,6 +72,7 @@ async fn a_torrent_that_cannot_be_shown_is_told_and_the_mount_stays_until_it_is_
         uid: 0,
         gid: 0,
         lazy: true,
+        prefetch: Default::default(),
         poll: None,
         on_update: None,
         keep_versions: 0,
