@@ -8,6 +8,7 @@ mod daemon;
 mod demo;
 mod diff;
 mod error;
+mod freeze;
 mod get;
 mod host;
 mod inspect;
@@ -17,6 +18,7 @@ mod mount;
 mod node_args;
 mod output;
 mod publish;
+mod run;
 mod seed;
 mod session;
 mod status;
@@ -68,8 +70,14 @@ enum Command {
     Get(get::Args),
     /// Write a file of a torrent to stdout
     Cat(cat::Args),
-    /// Show the node of the store: torrents, peers, mounts, cache
-    Status,
+    /// Hold a mount on the version that it shows
+    Freeze(freeze::Args),
+    /// Let a frozen mount follow its dataset again
+    Thaw(freeze::Args),
+    /// Run a command that sees one version of a mount, whatever the mount shows meanwhile
+    Run(run::Args),
+    /// Show the node of the store: torrents, datasets, peers, mounts, cache
+    Status(status::Args),
     /// Make and show publishers' keys
     Key(key::Args),
     /// Run the node of the store in the foreground until Ctrl-C
@@ -102,7 +110,11 @@ impl Cli {
             Command::Key(args) => key::run(&common, args),
             Command::Completions(args) => completions::run(&args, &mut Cli::command()),
             Command::Demo(args) => demo::run(&args),
-            Command::Status => as_client(status::run(&common)),
+            Command::Freeze(args) => as_client(freeze::run(&common, args, true)),
+            Command::Thaw(args) => as_client(freeze::run(&common, args, false)),
+            // Without a runtime: see there.
+            Command::Run(args) => run::run(&args),
+            Command::Status(args) => as_client(status::run(&common, args)),
             Command::Unmount(args) => as_client(unmount::run(&common, args)),
             Command::Publish(args) => as_client(publish::run(&common, args)),
             Command::Watch(args) => as_node(watch::run(&common, args)),

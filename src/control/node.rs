@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use tokio::sync::broadcast;
+
 use super::server::{Kept, NodeApi, OpenFile};
 use crate::node::api::{
-    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MountRequest, NodeStatus, PublishRequest,
-    Published, SeedRequest, TorrentInfo,
+    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MountEvent, MountRequest, NodeStatus,
+    PublishRequest, Published, SeedRequest, TorrentInfo,
 };
 use crate::node::{NodeHandle, ProgressSink, Torrent};
 use crate::types::FileIndex;
@@ -24,6 +26,14 @@ impl NodeApi for NodeHandle {
 
     async fn unmount(&self, mountpoint: PathBuf) -> Result<(), ApiError> {
         self.unmount(mountpoint).await
+    }
+
+    async fn freeze(&self, mountpoint: PathBuf, frozen: bool) -> Result<(), ApiError> {
+        self.freeze(mountpoint, frozen).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<MountEvent> {
+        self.events()
     }
 
     async fn seed(

@@ -2,6 +2,7 @@
 //! process.
 
 mod dataset;
+mod event;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use dataset::{DatasetInfo, DatasetRequest, DatasetStatus, PublishRequest, Published, Snapshot, VersionInfo};
+pub use event::{MountEvent, MountEventKind};
 
 /// How a user names a torrent to the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
