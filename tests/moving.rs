@@ -6,6 +6,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -182,6 +183,7 @@ fn a_snapshot_that_cannot_be_says_why() {
 #[test]
 fn users_without_rights_have_snapshots_too() {
     let world = World::new(&["--allow-other"]);
+    fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     // A user who may make user namespaces, but nothing in this one.
     let program = env!("CARGO_BIN_EXE_knot");
     let mut command = Command::new("setpriv");

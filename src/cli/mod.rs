@@ -14,6 +14,7 @@ mod host;
 mod inspect;
 mod key;
 mod metainfo_file;
+mod mirror;
 mod mount;
 mod node_args;
 mod output;
@@ -62,6 +63,8 @@ enum Command {
     Watch(watch::Args),
     /// List what changed between versions of a dataset
     Diff(diff::Args),
+    /// Keep and serve a dataset of somebody else, without its key, until Ctrl-C; prints the addresses that peers can dial
+    Mirror(mirror::Args),
     /// Mount a torrent; returns when it can be read
     Mount(mount::Args),
     /// Unmount what `knot mount` mounted
@@ -118,6 +121,7 @@ impl Cli {
             Command::Unmount(args) => as_client(unmount::run(&common, args)),
             Command::Publish(args) => as_client(publish::run(&common, args)),
             Command::Watch(args) => as_node(watch::run(&common, args)),
+            Command::Mirror(args) => as_node(mirror::run(&common, args)),
             Command::Diff(args) => as_client(diff::run(&common, args)),
             Command::Get(args) => as_client(get::run(&common, args)),
             Command::Cat(args) => as_client(cat::run(&common, args)),

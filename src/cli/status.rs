@@ -11,6 +11,8 @@ use crate::node::api::{DatasetStatus, NodeStatus, TorrentStatus, VersionInfo};
 /// Hex digits of an InfoID that people are shown: enough to tell torrents apart.
 const SHORT_ID: usize = 16;
 
+/// Versions of one kind that people are shown.
+const MAX_SEQS: usize = 8;
 /// Times from here on, in Unix seconds, have no usual form.
 const YEAR_10000: u64 = 253_402_300_800;
 
@@ -70,6 +72,18 @@ fn add_dataset(lines: &mut Vec<String>, dataset: &DatasetStatus) {
     let checked = dataset.checked_at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(at)));
     let (versions, followers) = (dataset.versions, dataset.followers);
     lines.push(format!("          {versions} versions known, checked {checked}, {followers} followers met"));
+    if let Some(mirror) = &dataset.mirror {
+        let lists = [("complete", &mirror.complete), ("fetching", &mirror.fetching), ("not found", &mirror.missing)];
+        let lists = lists.iter().filter(|(_, seqs)| !seqs.is_empty()).map(|(what, seqs)| {
+            let more = if seqs.len() > MAX_SEQS { ", …" } else { "" };
+            let seqs: Vec<_> = seqs.iter().take(MAX_SEQS).map(u64::to_string).collect();
+            format!(", {what}: {}{more}", seqs.join(", "))
+        });
+        lines.push(format!("  mirror  {} versions served{}", mirror.served, lists.collect::<String>()));
+    }
+    lines.extend(
+        dataset.mirror.iter().filter_map(|mirror| mirror.problem.as_ref()).map(|what| format!("  problem {what}")),
+    );
     lines.extend(dataset.problem.iter().map(|problem| format!("  problem {problem}")));
     lines.extend(dataset.conflicts.iter().map(|other| {
         let (seq, hash) = (other.seq, &other.info_hash);

@@ -19,8 +19,8 @@ use super::protocol::{
 };
 use super::socket;
 use crate::node::api::{
-    ApiError, DatasetInfo, DatasetRequest, GetRequest, MountEvent, MountRequest, NodeStatus, Progress, PublishRequest,
-    Published, SeedRequest, TorrentInfo,
+    ApiError, DatasetInfo, DatasetRequest, GetRequest, MirrorRequest, MountEvent, MountRequest, NodeStatus, Progress,
+    PublishRequest, Published, SeedRequest, TorrentInfo,
 };
 
 /// Speaks to the node of one store.
@@ -108,6 +108,20 @@ impl Client {
         let mut lines = Lines::new(self.ask(Method::POST, protocol::SEED, request).await?);
         let (addresses, torrent) = lines.until_done(progress).await?;
         Ok((torrent, addresses.lines().map(str::to_owned).collect(), Held(lines)))
+    }
+
+    /// Keeps and serves a dataset, until the held answer is dropped; tells the addresses that peers dial.
+    ///
+    /// # Errors
+    /// When nobody knows the dataset, or the node is gone.
+    pub async fn mirror(
+        &self,
+        request: &MirrorRequest,
+        progress: impl FnMut(Progress),
+    ) -> Result<(Vec<String>, Held), ControlError> {
+        let mut lines = Lines::new(self.ask(Method::POST, protocol::MIRROR, request).await?);
+        let (addresses, _) = lines.until_done(progress).await?;
+        Ok((addresses.lines().map(str::to_owned).collect(), Held(lines)))
     }
 
     /// Fetches a torrent into a directory; tells the path of what was written.

@@ -6,8 +6,8 @@ use tokio::sync::broadcast;
 
 use super::server::{Kept, NodeApi, OpenFile};
 use crate::node::api::{
-    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MountEvent, MountRequest, NodeStatus,
-    PublishRequest, Published, SeedRequest, TorrentInfo,
+    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MirrorRequest, MountEvent, MountRequest,
+    NodeStatus, PublishRequest, Published, SeedRequest, TorrentInfo,
 };
 use crate::node::{NodeHandle, ProgressSink, Torrent};
 use crate::types::FileIndex;
@@ -42,6 +42,15 @@ impl NodeApi for NodeHandle {
         progress: ProgressSink,
     ) -> Result<(TorrentInfo, Vec<String>, Kept), ApiError> {
         let (info, kept) = self.seed_named(request, progress).await?;
+        Ok((info, self.listen_addrs(), kept))
+    }
+
+    async fn mirror(
+        &self,
+        request: MirrorRequest,
+        progress: ProgressSink,
+    ) -> Result<(TorrentInfo, Vec<String>, Kept), ApiError> {
+        let (info, kept) = self.mirror(request, progress).await?;
         Ok((info, self.listen_addrs(), kept))
     }
 

@@ -16,6 +16,7 @@ pub(super) const UNMOUNT: &str = "/v1/unmount";
 pub(super) const FREEZE: &str = "/v1/freeze";
 pub(super) const EVENTS: &str = "/v1/events";
 pub(super) const SEED: &str = "/v1/seed";
+pub(super) const MIRROR: &str = "/v1/mirror";
 pub(super) const GET: &str = "/v1/get";
 pub(super) const DATASET: &str = "/v1/dataset";
 pub(super) const PUBLISH: &str = "/v1/publish";

@@ -27,8 +27,8 @@ use super::socket::{self, OwnerListener};
 use super::stream::{self, Outcome};
 use crate::node::ProgressSink;
 use crate::node::api::{
-    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MountEvent, MountRequest, NodeStatus,
-    PublishRequest, Published, SeedRequest, TorrentInfo,
+    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MirrorRequest, MountEvent, MountRequest,
+    NodeStatus, PublishRequest, Published, SeedRequest, TorrentInfo,
 };
 use crate::node::lifecycle::{Gate, Pass};
 use crate::types::FileIndex;
@@ -74,6 +74,12 @@ pub trait NodeApi: Send + Sync + 'static {
     fn seed(
         &self,
         request: SeedRequest,
+        progress: ProgressSink,
+    ) -> impl Future<Output = Result<(TorrentInfo, Vec<String>, Kept), ApiError>> + Send;
+    /// Keeps and serves a dataset while the kept value lives; the addresses are what peers dial.
+    fn mirror(
+        &self,
+        request: MirrorRequest,
         progress: ProgressSink,
     ) -> impl Future<Output = Result<(TorrentInfo, Vec<String>, Kept), ApiError>> + Send;
     /// Fetches a torrent into a directory; tells the path of what was written there.
@@ -180,6 +186,7 @@ fn router<A: NodeApi>(api: Arc<A>, gate: Gate) -> Router {
         .route(protocol::FREEZE, post(freeze::<A>))
         .route(protocol::EVENTS, get(events::<A>))
         .route(protocol::SEED, post(seed::<A>))
+        .route(protocol::MIRROR, post(mirror::<A>))
         .route(protocol::GET, post(get_files::<A>))
         .route(protocol::DATASET, post(dataset::<A>))
         .route(protocol::PUBLISH, post(publish::<A>))
@@ -277,6 +284,18 @@ async fn seed<A: NodeApi>(State(shared): State<Shared<A>>, Asked(request): Asked
     Ok(stream::progress(&shared.gate, pass, |sink| {
         async move {
             let (torrent, addresses, keep) = api.seed(request, sink).await?;
+            Ok(Outcome { torrent, result: addresses.join("\n"), keep: Some(keep) })
+        }
+        .boxed()
+    }))
+}
+
+async fn mirror<A: NodeApi>(State(shared): State<Shared<A>>, Asked(request): Asked<MirrorRequest>) -> Answer<Response> {
+    let pass = shared.enter()?;
+    let api = shared.api.clone();
+    Ok(stream::progress(&shared.gate, pass, |sink| {
+        async move {
+            let (torrent, addresses, keep) = api.mirror(request, sink).await?;
             Ok(Outcome { torrent, result: addresses.join("\n"), keep: Some(keep) })
         }
         .boxed()

@@ -12,9 +12,9 @@ use super::server::{Kept, NodeApi, OpenFile};
 use super::{Client, ContentRequest, ControlError, Server};
 use crate::node::ProgressSink;
 use crate::node::api::{
-    AddRequest, ApiError, CacheStatus, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MetainfoWait, MountEvent,
-    MountEventKind, MountRequest, NodeStatus, Progress, PublishRequest, Published, SeedRequest, Snapshot, TorrentInfo,
-    TorrentName, VersionInfo,
+    AddRequest, ApiError, CacheStatus, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MetainfoWait, MirrorRequest,
+    MountEvent, MountEventKind, MountRequest, NodeStatus, Progress, PublishRequest, Published, SeedRequest, Snapshot,
+    TorrentInfo, TorrentName, VersionInfo,
 };
 use crate::node::lifecycle::Gate;
 use crate::types::{FileIndex, FileStamp, ReaderId};
@@ -152,6 +152,13 @@ impl NodeApi for FakeNode {
     async fn seed(&self, _: SeedRequest, progress: ProgressSink) -> Result<(TorrentInfo, Vec<String>, Kept), ApiError> {
         progress.send(Progress::Checking { done: 1, total: 2 }).await.unwrap();
         Ok((info(), vec!["/a".into(), "/b".into()], Box::new(Living::new(&self.alive))))
+    }
+    async fn mirror(
+        &self,
+        request: MirrorRequest,
+        _: ProgressSink,
+    ) -> Result<(TorrentInfo, Vec<String>, Kept), ApiError> {
+        Ok((info(), vec![request.origin, request.keep.to_string()], Box::new(Living::new(&self.alive))))
     }
     async fn get(&self, request: GetRequest, progress: ProgressSink) -> Result<(TorrentInfo, PathBuf), ApiError> {
         progress.send(Progress::Fetching { done: 1, total: 2, peers: 0 }).await.unwrap();
@@ -388,6 +395,24 @@ async fn a_seed_is_kept_until_its_command_leaves() {
     let running = start();
     let (torrent, addresses, held) = running.client.seed(&seed_request(), |_| {}).await.unwrap();
     assert_eq!((torrent, addresses), (info(), vec!["/a".to_owned(), "/b".to_owned()]));
+    running.node.alive.becomes(1).await;
+    drop(held);
+    running.node.alive.becomes(0).await;
+}
+
+#[tokio::test]
+async fn a_mirror_is_kept_until_its_command_leaves() {
+    let running = start();
+    let request = MirrorRequest {
+        origin: "cc".into(),
+        keep: 4,
+        peers: vec![],
+        discovery: None,
+        poll: None,
+        timeout: Duration::from_secs(1),
+    };
+    let (addresses, held) = running.client.mirror(&request, |_| {}).await.unwrap();
+    assert_eq!(addresses, ["cc", "4"]);
     running.node.alive.becomes(1).await;
     drop(held);
     running.node.alive.becomes(0).await;
