@@ -96,6 +96,7 @@ impl NodeHandle {
             stored: HashSet::new(),
             tries: HashMap::new(),
             opening: JoinSet::new(),
+            taking_over: JoinSet::new(),
             gaps: Gaps::default(),
             followers: 0,
             began: Instant::now(),
@@ -153,6 +154,8 @@ struct Mirror {
     /// Versions that could not be opened.
     tries: HashMap<u64, Try>,
     opening: JoinSet<(u64, Result<Torrent, ApiError>)>,
+    /// Versions that take over what they share with others.
+    taking_over: JoinSet<u64>,
     gaps: Gaps,
     followers: usize,
     began: Instant,
@@ -162,9 +165,20 @@ struct Mirror {
 /// A version that is served.
 struct Version {
     torrent: Torrent,
-    is_kept: bool,
-    /// Where all of its content is wanted: the bytes that were here when a new one was seen last, and when.
-    fetching: Option<(u64, Instant)>,
+    stage: Stage,
+}
+
+/// How far the content of a version is.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// It is not wanted, or not yet.
+    Idle,
+    /// What it shares with other versions is being taken over.
+    TakingOver,
+    /// That has been done.
+    TakenOver,
+    /// It is being fetched: the bytes that were here when a new one was seen last, and when.
+    Fetching(u64, Instant),
 }
 
 impl Version {
@@ -175,10 +189,10 @@ impl Version {
     /// Whether its content does not come, so that the next one has its turn.
     fn is_stalled(&mut self) -> bool {
         let here = self.torrent.source.torrent.storage.verified_bytes();
-        match &mut self.fetching {
-            Some((bytes, since)) if *bytes == here => since.elapsed() >= STALLED,
-            fetching => {
-                *fetching = Some((here, Instant::now()));
+        match self.stage {
+            Stage::Fetching(bytes, since) if bytes == here => since.elapsed() >= STALLED,
+            _ => {
+                self.stage = Stage::Fetching(here, Instant::now());
                 false
             }
         }
@@ -220,6 +234,12 @@ impl Mirror {
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 Some(opened) = self.opening.join_next() => self.opened(opened),
+                Some(Ok(seq)) = self.taking_over.join_next() => {
+                    let version = self.versions.get_mut(&seq);
+                    if let Some(version) = version.filter(|version| matches!(version.stage, Stage::TakingOver)) {
+                        version.stage = Stage::TakenOver;
+                    }
+                }
                 _ = look.tick() => {}
             }
         }
@@ -251,16 +271,10 @@ impl Mirror {
                 self.tries.entry(seq).or_insert(Try { since: now, next: None, wait: SHORTEST_WAIT, failures: 0 });
             tried.next = None;
             let (node, dataset, lead, add) = (node.clone(), self.dataset.clone(), self.lead.clone(), self.add.clone());
-            let from: Vec<_> =
-                self.versions.values().rev().take(self.keep).map(|other| other.torrent.clone()).collect();
             self.opening.spawn(async move {
                 // Nobody is told how far it is.
                 let (progress, _) = tokio::sync::mpsc::channel(1);
-                let opened = node.open_edition(&dataset, edition, &lead, &add, &progress).await;
-                if let Ok(torrent) = &opened {
-                    node.take_over(torrent, from.iter()).await;
-                }
-                (seq, opened)
+                (seq, node.open_edition(&dataset, edition, &lead, &add, &progress).await)
             });
         }
     }
@@ -269,7 +283,7 @@ impl Mirror {
         match opened {
             Ok((seq, Ok(torrent))) => {
                 self.tries.remove(&seq);
-                self.versions.insert(seq, Version { torrent, is_kept: false, fetching: None });
+                self.versions.insert(seq, Version { torrent, stage: Stage::Idle });
                 if self.versions.len() > MAX_SERVED.max(self.keep) {
                     self.stored.extend(self.versions.pop_first().map(|(seq, _)| seq));
                 }
@@ -305,7 +319,6 @@ impl Mirror {
         for seq in kept {
             // The newest is waited for.
             let Some(version) = self.versions.get_mut(&seq) else { return };
-            version.is_kept = true;
             sum.add(&version.torrent.metainfo);
             if sum.bytes > cap && !version.is_complete() {
                 self.problem = Some(format!(
@@ -316,10 +329,21 @@ impl Mirror {
                 return;
             }
             if version.is_complete() {
+                // Should it be evicted for want of room, it is fetched again.
+                version.stage = Stage::TakenOver;
                 continue;
             }
-            if version.fetching.is_none() {
-                let _ = node.send(Command::Prefetch { torrent: version.torrent.key, prefetch: Prefetch::All }).await;
+            match version.stage {
+                Stage::Idle => {
+                    version.stage = Stage::TakingOver;
+                    return self.take_over(node, seq);
+                }
+                Stage::TakingOver => return,
+                Stage::TakenOver => {
+                    let torrent = version.torrent.key;
+                    let _ = node.send(Command::Prefetch { torrent, prefetch: Prefetch::All }).await;
+                }
+                Stage::Fetching(..) => {}
             }
             if !version.is_stalled() {
                 return;
@@ -327,14 +351,28 @@ impl Mirror {
         }
     }
 
+    /// Begins to copy what a version shares with the others, which then need not be fetched.
+    fn take_over(&mut self, node: &NodeHandle, seq: u64) {
+        let Some(torrent) = self.versions.get(&seq).map(|version| version.torrent.clone()) else { return };
+        let others = self.versions.iter().rev().filter(|(other, _)| **other != seq);
+        let from: Vec<_> = others.take(self.keep).map(|(_, other)| other.torrent.clone()).collect();
+        let node = node.clone();
+        self.taking_over.spawn(async move {
+            node.take_over(&torrent, from.iter()).await;
+            seq
+        });
+    }
+
     /// What is not to be kept any more is not fetched, and makes room first.
     async fn let_go(&mut self, node: &NodeHandle, kept: &[u64]) {
         // A publisher who goes back to an old version gives its content a new number.
         let keys: HashSet<_> =
             kept.iter().filter_map(|seq| self.versions.get(seq)).map(|version| version.torrent.key).collect();
-        let gone = self.versions.iter_mut().filter(|(seq, version)| version.is_kept && !kept.contains(seq));
+        let is_gone =
+            |(seq, version): &(&u64, &mut Version)| !matches!(version.stage, Stage::Idle) && !kept.contains(*seq);
+        let gone = self.versions.iter_mut().filter(is_gone);
         for (_, version) in gone {
-            (version.is_kept, version.fetching) = (false, None);
+            version.stage = Stage::Idle;
             if keys.contains(&version.torrent.key) {
                 continue;
             }
