@@ -8,15 +8,18 @@ mod daemon;
 mod demo;
 mod diff;
 mod error;
+mod freeze;
 mod get;
 mod host;
 mod inspect;
 mod key;
 mod metainfo_file;
+mod mirror;
 mod mount;
 mod node_args;
 mod output;
 mod publish;
+mod run;
 mod seed;
 mod session;
 mod status;
@@ -60,6 +63,8 @@ enum Command {
     Watch(watch::Args),
     /// List what changed between versions of a dataset
     Diff(diff::Args),
+    /// Keep and serve a dataset of somebody else, without its key, until Ctrl-C; prints the addresses that peers can dial
+    Mirror(mirror::Args),
     /// Mount a torrent; returns when it can be read
     Mount(mount::Args),
     /// Unmount what `knot mount` mounted
@@ -68,8 +73,14 @@ enum Command {
     Get(get::Args),
     /// Write a file of a torrent to stdout
     Cat(cat::Args),
-    /// Show the node of the store: torrents, peers, mounts, cache
-    Status,
+    /// Hold a mount on the version that it shows
+    Freeze(freeze::Args),
+    /// Let a frozen mount follow its dataset again
+    Thaw(freeze::Args),
+    /// Run a command that sees one version of a mount, whatever the mount shows meanwhile
+    Run(run::Args),
+    /// Show the node of the store: torrents, datasets, peers, mounts, cache
+    Status(status::Args),
     /// Make and show publishers' keys
     Key(key::Args),
     /// Run the node of the store in the foreground until Ctrl-C
@@ -102,10 +113,15 @@ impl Cli {
             Command::Key(args) => key::run(&common, args),
             Command::Completions(args) => completions::run(&args, &mut Cli::command()),
             Command::Demo(args) => demo::run(&args),
-            Command::Status => as_client(status::run(&common)),
+            Command::Freeze(args) => as_client(freeze::run(&common, args, true)),
+            Command::Thaw(args) => as_client(freeze::run(&common, args, false)),
+            // Without a runtime: see there.
+            Command::Run(args) => run::run(&args),
+            Command::Status(args) => as_client(status::run(&common, args)),
             Command::Unmount(args) => as_client(unmount::run(&common, args)),
             Command::Publish(args) => as_client(publish::run(&common, args)),
             Command::Watch(args) => as_node(watch::run(&common, args)),
+            Command::Mirror(args) => as_node(mirror::run(&common, args)),
             Command::Diff(args) => as_client(diff::run(&common, args)),
             Command::Get(args) => as_client(get::run(&common, args)),
             Command::Cat(args) => as_client(cat::run(&common, args)),

@@ -14,13 +14,13 @@ use serde::de::DeserializeOwned;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::protocol::{
-    self, CONTENT_ERROR, CacheRequest, ContentRequest, FILE_LENGTH, Hello, MAX_ANSWER, MAX_DATASET, PROTOCOL,
-    UnmountRequest,
+    self, CONTENT_ERROR, CacheRequest, ContentRequest, FILE_LENGTH, FreezeRequest, Hello, MAX_ANSWER, MAX_DATASET,
+    PROTOCOL, UnmountRequest,
 };
 use super::socket;
 use crate::node::api::{
-    ApiError, DatasetInfo, DatasetRequest, GetRequest, MountRequest, NodeStatus, Progress, PublishRequest, Published,
-    SeedRequest, TorrentInfo,
+    ApiError, DatasetInfo, DatasetRequest, GetRequest, MirrorRequest, MountEvent, MountRequest, NodeStatus, Progress,
+    PublishRequest, Published, SeedRequest, TorrentInfo,
 };
 
 /// Speaks to the node of one store.
@@ -79,6 +79,23 @@ impl Client {
         self.ask(Method::POST, protocol::UNMOUNT, &request).await?.json().await
     }
 
+    /// Holds a mount on the version that it shows, or lets it follow its dataset again.
+    ///
+    /// # Errors
+    /// When the node has no such mount, it follows nothing, or the node is gone.
+    pub async fn freeze(&self, mountpoint: &Path, frozen: bool) -> Result<(), ControlError> {
+        let request = FreezeRequest { mountpoint: mountpoint.to_owned(), frozen };
+        self.ask(Method::POST, protocol::FREEZE, &request).await?.json().await
+    }
+
+    /// What happens to mounts from now on.
+    ///
+    /// # Errors
+    /// When no node answers.
+    pub async fn events(&self) -> Result<Events, ControlError> {
+        Ok(Events(Lines::new(self.ask(Method::GET, protocol::EVENTS, &()).await?)))
+    }
+
     /// Serves files in place, until the held answer is dropped; also tells the addresses that peers dial.
     ///
     /// # Errors
@@ -91,6 +108,20 @@ impl Client {
         let mut lines = Lines::new(self.ask(Method::POST, protocol::SEED, request).await?);
         let (addresses, torrent) = lines.until_done(progress).await?;
         Ok((torrent, addresses.lines().map(str::to_owned).collect(), Held(lines)))
+    }
+
+    /// Keeps and serves a dataset, until the held answer is dropped; tells the addresses that peers dial.
+    ///
+    /// # Errors
+    /// When nobody knows the dataset, or the node is gone.
+    pub async fn mirror(
+        &self,
+        request: &MirrorRequest,
+        progress: impl FnMut(Progress),
+    ) -> Result<(Vec<String>, Held), ControlError> {
+        let mut lines = Lines::new(self.ask(Method::POST, protocol::MIRROR, request).await?);
+        let (addresses, _) = lines.until_done(progress).await?;
+        Ok((addresses.lines().map(str::to_owned).collect(), Held(lines)))
     }
 
     /// Fetches a torrent into a directory; tells the path of what was written.
@@ -267,6 +298,19 @@ impl Held {
                 Err(error) => return error,
             }
         }
+    }
+}
+
+/// What happens to mounts, as it happens.
+pub struct Events(Lines);
+
+impl Events {
+    /// The next event; `None` when the node ends.
+    ///
+    /// # Errors
+    /// When the node is gone without having ended.
+    pub async fn next(&mut self) -> Result<Option<MountEvent>, ControlError> {
+        self.0.next().await
     }
 }
 

@@ -13,6 +13,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, ControlError, FileContent, Held};
+pub use client::{Client, ControlError, Events, FileContent, Held};
 pub use protocol::ContentRequest;
 pub use server::{Kept, NodeApi, OpenFile, Server};

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use tokio::sync::broadcast;
+
 use super::server::{Kept, NodeApi, OpenFile};
 use crate::node::api::{
-    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MountRequest, NodeStatus, PublishRequest,
-    Published, SeedRequest, TorrentInfo,
+    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MirrorRequest, MountEvent, MountRequest,
+    NodeStatus, PublishRequest, Published, SeedRequest, TorrentInfo,
 };
 use crate::node::{NodeHandle, ProgressSink, Torrent};
 use crate::types::FileIndex;
@@ -26,12 +28,29 @@ impl NodeApi for NodeHandle {
         self.unmount(mountpoint).await
     }
 
+    async fn freeze(&self, mountpoint: PathBuf, frozen: bool) -> Result<(), ApiError> {
+        self.freeze(mountpoint, frozen).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<MountEvent> {
+        self.events()
+    }
+
     async fn seed(
         &self,
         request: SeedRequest,
         progress: ProgressSink,
     ) -> Result<(TorrentInfo, Vec<String>, Kept), ApiError> {
         let (info, kept) = self.seed_named(request, progress).await?;
+        Ok((info, self.listen_addrs(), kept))
+    }
+
+    async fn mirror(
+        &self,
+        request: MirrorRequest,
+        progress: ProgressSink,
+    ) -> Result<(TorrentInfo, Vec<String>, Kept), ApiError> {
+        let (info, kept) = self.mirror(request, progress).await?;
         Ok((info, self.listen_addrs(), kept))
     }
 

@@ -13,7 +13,10 @@ pub(super) const HOLD: &str = "/v1/hold";
 pub(super) const STATUS: &str = "/v1/status";
 pub(super) const MOUNT: &str = "/v1/mount";
 pub(super) const UNMOUNT: &str = "/v1/unmount";
+pub(super) const FREEZE: &str = "/v1/freeze";
+pub(super) const EVENTS: &str = "/v1/events";
 pub(super) const SEED: &str = "/v1/seed";
+pub(super) const MIRROR: &str = "/v1/mirror";
 pub(super) const GET: &str = "/v1/get";
 pub(super) const DATASET: &str = "/v1/dataset";
 pub(super) const PUBLISH: &str = "/v1/publish";
@@ -61,6 +64,12 @@ pub struct ContentRequest {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct UnmountRequest {
     pub mountpoint: PathBuf,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct FreezeRequest {
+    pub mountpoint: PathBuf,
+    pub frozen: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

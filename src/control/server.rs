@@ -17,15 +17,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
-use super::protocol::{self, CacheRequest, ContentRequest, Hello, MAX_REQUEST, PROTOCOL, UnmountRequest};
+use super::protocol::{
+    self, CacheRequest, ContentRequest, FreezeRequest, Hello, MAX_REQUEST, PROTOCOL, UnmountRequest,
+};
 use super::socket::{self, OwnerListener};
 use super::stream::{self, Outcome};
 use crate::node::ProgressSink;
 use crate::node::api::{
-    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MountRequest, NodeStatus, PublishRequest,
-    Published, SeedRequest, TorrentInfo,
+    AddRequest, ApiError, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MirrorRequest, MountEvent, MountRequest,
+    NodeStatus, PublishRequest, Published, SeedRequest, TorrentInfo,
 };
 use crate::node::lifecycle::{Gate, Pass};
 use crate::types::FileIndex;
@@ -63,10 +66,20 @@ pub trait NodeApi: Send + Sync + 'static {
     ) -> impl Future<Output = Result<TorrentInfo, ApiError>> + Send;
     /// Ends a mount.
     fn unmount(&self, mountpoint: PathBuf) -> impl Future<Output = Result<(), ApiError>> + Send;
+    /// Holds a mount on the version that it shows, or lets it follow its dataset again.
+    fn freeze(&self, mountpoint: PathBuf, frozen: bool) -> impl Future<Output = Result<(), ApiError>> + Send;
+    /// What happens to mounts from now on.
+    fn events(&self) -> broadcast::Receiver<MountEvent>;
     /// Serves files in place while the kept value lives; the addresses are what peers dial.
     fn seed(
         &self,
         request: SeedRequest,
+        progress: ProgressSink,
+    ) -> impl Future<Output = Result<(TorrentInfo, Vec<String>, Kept), ApiError>> + Send;
+    /// Keeps and serves a dataset while the kept value lives; the addresses are what peers dial.
+    fn mirror(
+        &self,
+        request: MirrorRequest,
         progress: ProgressSink,
     ) -> impl Future<Output = Result<(TorrentInfo, Vec<String>, Kept), ApiError>> + Send;
     /// Fetches a torrent into a directory; tells the path of what was written there.
@@ -170,7 +183,10 @@ fn router<A: NodeApi>(api: Arc<A>, gate: Gate) -> Router {
         .route(protocol::STATUS, get(status::<A>))
         .route(protocol::MOUNT, post(mount::<A>))
         .route(protocol::UNMOUNT, post(unmount::<A>))
+        .route(protocol::FREEZE, post(freeze::<A>))
+        .route(protocol::EVENTS, get(events::<A>))
         .route(protocol::SEED, post(seed::<A>))
+        .route(protocol::MIRROR, post(mirror::<A>))
         .route(protocol::GET, post(get_files::<A>))
         .route(protocol::DATASET, post(dataset::<A>))
         .route(protocol::PUBLISH, post(publish::<A>))
@@ -251,12 +267,35 @@ async fn unmount<A: NodeApi>(
     Ok(Json(()))
 }
 
+async fn freeze<A: NodeApi>(State(shared): State<Shared<A>>, Asked(request): Asked<FreezeRequest>) -> Answer<Json<()>> {
+    let _pass = shared.enter()?;
+    shared.api.freeze(request.mountpoint, request.frozen).await?;
+    Ok(Json(()))
+}
+
+async fn events<A: NodeApi>(State(shared): State<Shared<A>>) -> Answer<Response> {
+    let pass = shared.enter()?;
+    Ok(stream::events(&shared.gate, pass, shared.api.events()))
+}
+
 async fn seed<A: NodeApi>(State(shared): State<Shared<A>>, Asked(request): Asked<SeedRequest>) -> Answer<Response> {
     let pass = shared.enter()?;
     let api = shared.api.clone();
     Ok(stream::progress(&shared.gate, pass, |sink| {
         async move {
             let (torrent, addresses, keep) = api.seed(request, sink).await?;
+            Ok(Outcome { torrent, result: addresses.join("\n"), keep: Some(keep) })
+        }
+        .boxed()
+    }))
+}
+
+async fn mirror<A: NodeApi>(State(shared): State<Shared<A>>, Asked(request): Asked<MirrorRequest>) -> Answer<Response> {
+    let pass = shared.enter()?;
+    let api = shared.api.clone();
+    Ok(stream::progress(&shared.gate, pass, |sink| {
+        async move {
+            let (torrent, addresses, keep) = api.mirror(request, sink).await?;
             Ok(Outcome { torrent, result: addresses.join("\n"), keep: Some(keep) })
         }
         .boxed()

@@ -14,6 +14,7 @@ use futures::stream::{self, BoxStream, Stream, StreamExt};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use serde::Serialize;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Interval;
 
@@ -56,6 +57,30 @@ pub(super) fn hold(gate: &Gate, pass: Pass, first: &impl Serialize) -> Response 
     let mut state = Lines::new(gate, pass, None, nothing, Some(line(first)));
     state.keep = Some(Box::new(()));
     lines(state)
+}
+
+/// Answers with a line for each thing that happens, until either side leaves. Who reads slowly misses the oldest.
+pub(super) fn events<T>(gate: &Gate, pass: Pass, happens: broadcast::Receiver<T>) -> Response
+where
+    T: Clone + Serialize + Send + 'static,
+{
+    let state = (happens, gate.clone(), tokio::time::interval(HEARTBEAT), pass);
+    let lines = stream::unfold(state, |mut state| async move {
+        let (happens, gate, heartbeat, _) = &mut state;
+        let line = tokio::select! {
+            biased;
+            () = gate.closed() => return None,
+            event = happens.recv() => match event {
+                Ok(event) => line(&event),
+                // The next one is there already.
+                Err(RecvError::Lagged(_)) => Bytes::from_static(b"\n"),
+                Err(RecvError::Closed) => return None,
+            },
+            _ = heartbeat.tick() => Bytes::from_static(b"\n"),
+        };
+        Some((Ok::<_, Infallible>(line), state))
+    });
+    ndjson(Body::from_stream(lines))
 }
 
 struct Lines {
@@ -140,7 +165,11 @@ fn lines(state: Lines) -> Response {
         let line = state.next().await?;
         Some((Ok::<_, Infallible>(line), state))
     });
-    ([(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))], Body::from_stream(lines)).into_response()
+    ndjson(Body::from_stream(lines))
+}
+
+fn ndjson(body: Body) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))], body).into_response()
 }
 
 fn line(value: &impl Serialize) -> Bytes {

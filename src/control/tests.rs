@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 
 use super::server::{Kept, NodeApi, OpenFile};
 use super::{Client, ContentRequest, ControlError, Server};
 use crate::node::ProgressSink;
 use crate::node::api::{
-    AddRequest, ApiError, CacheStatus, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MetainfoWait, MountRequest,
-    NodeStatus, Progress, PublishRequest, Published, SeedRequest, Snapshot, TorrentInfo, TorrentName, VersionInfo,
+    AddRequest, ApiError, CacheStatus, DatasetInfo, DatasetRequest, ErrorKind, GetRequest, MetainfoWait, MirrorRequest,
+    MountEvent, MountEventKind, MountRequest, NodeStatus, Progress, PublishRequest, Published, SeedRequest, Snapshot,
+    TorrentInfo, TorrentName, VersionInfo,
 };
 use crate::node::lifecycle::Gate;
 use crate::types::{FileIndex, FileStamp, ReaderId};
@@ -22,12 +23,19 @@ use crate::vfs::{Content, ContentError, ReadReply};
 /// Reads of this file fail from here on.
 const HOLE: u64 = 3_000_000;
 
-#[derive(Default)]
 struct FakeNode {
     /// How many jobs run, or are kept.
     alive: Arc<Alive>,
     content: Arc<FakeContent>,
     cap: AtomicUsize,
+    events: broadcast::Sender<MountEvent>,
+}
+
+impl Default for FakeNode {
+    fn default() -> Self {
+        let events = broadcast::Sender::new(4);
+        Self { alive: Arc::default(), content: Arc::default(), cap: AtomicUsize::default(), events }
+    }
 }
 
 #[derive(Default)]
@@ -100,6 +108,11 @@ fn info() -> TorrentInfo {
     TorrentInfo { info_id: "ab".repeat(32), name: "tree".into(), total_length: 7 }
 }
 
+fn event(event: MountEventKind, mountpoint: PathBuf) -> MountEvent {
+    let (origin, seq, at) = (Some("ab".repeat(64)), Some(3), 5);
+    MountEvent { event, mountpoint, origin, seq, info_hash: None, info_sig: None, signed_at: Some(-4), at }
+}
+
 fn refusal() -> ApiError {
     ApiError { kind: ErrorKind::Verification, message: "expected this, got that".into() }
 }
@@ -129,9 +142,23 @@ impl NodeApi for FakeNode {
     async fn unmount(&self, _: PathBuf) -> Result<(), ApiError> {
         Err(refusal())
     }
+    async fn freeze(&self, mountpoint: PathBuf, frozen: bool) -> Result<(), ApiError> {
+        let kind = if frozen { MountEventKind::Freeze } else { MountEventKind::Thaw };
+        self.events.send(event(kind, mountpoint)).map(drop).map_err(|_| refusal())
+    }
+    fn events(&self) -> broadcast::Receiver<MountEvent> {
+        self.events.subscribe()
+    }
     async fn seed(&self, _: SeedRequest, progress: ProgressSink) -> Result<(TorrentInfo, Vec<String>, Kept), ApiError> {
         progress.send(Progress::Checking { done: 1, total: 2 }).await.unwrap();
         Ok((info(), vec!["/a".into(), "/b".into()], Box::new(Living::new(&self.alive))))
+    }
+    async fn mirror(
+        &self,
+        request: MirrorRequest,
+        _: ProgressSink,
+    ) -> Result<(TorrentInfo, Vec<String>, Kept), ApiError> {
+        Ok((info(), vec![request.origin, request.keep.to_string()], Box::new(Living::new(&self.alive))))
     }
     async fn get(&self, request: GetRequest, progress: ProgressSink) -> Result<(TorrentInfo, PathBuf), ApiError> {
         progress.send(Progress::Fetching { done: 1, total: 2, peers: 0 }).await.unwrap();
@@ -276,6 +303,32 @@ async fn a_dataset_is_asked_for_and_published() {
 }
 
 #[tokio::test]
+async fn events_come_as_they_happen_until_the_node_ends() {
+    let running = start();
+    running.client.freeze("/mnt".as_ref(), true).await.unwrap_err();
+    let mut events = running.client.events().await.unwrap();
+    for (frozen, kind) in [(true, MountEventKind::Freeze), (false, MountEventKind::Thaw)] {
+        running.client.freeze("/mnt".as_ref(), frozen).await.unwrap();
+        assert_eq!(events.next().await.unwrap(), Some(event(kind, "/mnt".into())));
+    }
+    running.client.stop().await.unwrap();
+    assert_eq!(events.next().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn who_listens_slowly_gets_the_latest_events() {
+    let running = start();
+    let (sent, mut events) = (running.node.events.clone(), running.client.events().await.unwrap());
+    // Nothing else runs in between: the node writes none of them before they are all there.
+    (0..100).for_each(|at| drop(sent.send(MountEvent { at, ..event(MountEventKind::Switch, "/mnt".into()) })));
+    let mut got = Vec::new();
+    while got.last() != Some(&99) {
+        got.push(events.next().await.unwrap().unwrap().at);
+    }
+    assert_eq!(got, [96, 97, 98, 99]);
+}
+
+#[tokio::test]
 async fn an_error_of_the_node_arrives_whole() {
     let running = start();
     let error = running.client.unmount("/mnt".as_ref()).await.unwrap_err();
@@ -343,6 +396,24 @@ async fn a_seed_is_kept_until_its_command_leaves() {
     let running = start();
     let (torrent, addresses, held) = running.client.seed(&seed_request(), |_| {}).await.unwrap();
     assert_eq!((torrent, addresses), (info(), vec!["/a".to_owned(), "/b".to_owned()]));
+    running.node.alive.becomes(1).await;
+    drop(held);
+    running.node.alive.becomes(0).await;
+}
+
+#[tokio::test]
+async fn a_mirror_is_kept_until_its_command_leaves() {
+    let running = start();
+    let request = MirrorRequest {
+        origin: "cc".into(),
+        keep: 4,
+        peers: vec![],
+        discovery: None,
+        poll: None,
+        timeout: Duration::from_secs(1),
+    };
+    let (addresses, held) = running.client.mirror(&request, |_| {}).await.unwrap();
+    assert_eq!(addresses, ["cc", "4"]);
     running.node.alive.becomes(1).await;
     drop(held);
     running.node.alive.becomes(0).await;

@@ -2,13 +2,18 @@
 //! process.
 
 mod dataset;
+mod event;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use dataset::{DatasetInfo, DatasetRequest, DatasetStatus, PublishRequest, Published, Snapshot, VersionInfo};
+pub use dataset::{
+    DatasetInfo, DatasetRequest, DatasetStatus, MirrorRequest, MirrorStatus, PublishRequest, Published, Snapshot,
+    VersionInfo,
+};
+pub use event::{MountEvent, MountEventKind};
 
 /// How a user names a torrent to the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

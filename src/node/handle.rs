@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::api::{
-    AddRequest, ApiError, ErrorKind, GetRequest, MountRequest, NodeStatus, Progress, SeedRequest, TorrentInfo,
-    TorrentName,
+    AddRequest, ApiError, ErrorKind, GetRequest, MountEvent, MountRequest, NodeStatus, Progress, SeedRequest,
+    TorrentInfo, TorrentName,
 };
 use super::content::{Ends, OpenTorrent, TorrentContent};
 use super::dataset::{Dataset, Datasets, Membership};
@@ -157,8 +157,14 @@ impl NodeHandle {
     ///
     /// # Errors
     /// `Usage` when nothing that follows a dataset is mounted there.
-    pub fn freeze(&self, mountpoint: &Path, frozen: bool) -> Result<(), ApiError> {
-        self.0.mounts.freeze(mountpoint, frozen)
+    pub async fn freeze(&self, mountpoint: PathBuf, frozen: bool) -> Result<(), ApiError> {
+        let mounts = self.0.mounts.clone();
+        blocking(move || mounts.freeze(&mountpoint, frozen)).await?
+    }
+
+    /// What happens to mounts from now on; who listens too slowly misses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<MountEvent> {
+        self.0.mounts.events()
     }
 
     /// Serves a file or directory in place while the returned torrent is kept.

@@ -4,16 +4,28 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::broadcast;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Torrent;
-use super::api::{ApiError, ErrorKind, MountStatus};
-use super::dataset::{Following, version_of};
+use super::api::{ApiError, ErrorKind, MountEvent, MountEventKind, MountStatus};
+use super::dataset::{Following, unix_now, version_of};
 use super::mount::Mounted;
 
+/// Events that may wait for one that listens slowly; then it misses the oldest.
+const EVENTS_AHEAD: usize = 256;
+
 /// Mounted filesystems by mount point.
-#[derive(Default)]
-pub(super) struct Mounts(Mutex<BTreeMap<PathBuf, Mount>>);
+pub(super) struct Mounts {
+    by_place: Mutex<BTreeMap<PathBuf, Mount>>,
+    events: broadcast::Sender<MountEvent>,
+}
+
+impl Default for Mounts {
+    fn default() -> Self {
+        Self { by_place: Mutex::default(), events: broadcast::Sender::new(EVENTS_AHEAD) }
+    }
+}
 
 /// One mount. Another one at the same mount point is another place.
 #[derive(Clone)]
@@ -71,6 +83,7 @@ impl Mounts {
 
     fn put(&self, mountpoint: PathBuf, session: Arc<dyn Mounted>, content: Shown) -> Place {
         let mount = Mount { session: session.clone(), content, filling: None, following: None };
+        self.tell(&mountpoint, &mount, MountEventKind::Mount);
         self.lock().insert(mountpoint.clone(), mount);
         Place { mountpoint, session }
     }
@@ -93,26 +106,38 @@ impl Mounts {
         }
         // Not under the lock: the kernel may take its time, and asks for content meanwhile.
         place.session.show(version_of(&torrent))?;
-        Ok(self.at(place, |mount| mount.content = Shown::Torrent(Box::new(torrent))).is_some())
+        let shown = self.at(place, |mount| {
+            mount.content = Shown::Torrent(Box::new(torrent));
+            self.tell(&place.mountpoint, mount, MountEventKind::Switch);
+        });
+        Ok(shown.is_some())
     }
 
-    /// Holds a mount on the version that it shows, or lets it go on.
+    /// Holds a mount on the version that it shows, or lets it go on. Waits for a switch that is under way.
     pub(super) fn freeze(&self, mountpoint: &Path, frozen: bool) -> Result<(), ApiError> {
-        let mounts = self.lock();
-        let mount = mounts.get(mountpoint).ok_or_else(|| no_mount(mountpoint))?;
-        match &mount.following {
-            Some(following) => following.freeze(frozen),
-            None => {
-                return Err(ApiError {
-                    kind: ErrorKind::Usage,
-                    message: format!(
-                        "expected a mount that follows a dataset, got {}, which stays as it is anyway",
-                        mountpoint.display()
-                    ),
-                });
+        // Not under the lock, which the switch needs.
+        let hold = {
+            let mounts = self.lock();
+            let mount = mounts.get(mountpoint).ok_or_else(|| no_mount(mountpoint))?;
+            mount.following.as_ref().map(Following::hold).ok_or_else(|| follows_nothing(mountpoint))?
+        };
+        if hold.set(frozen) {
+            let kind = if frozen { MountEventKind::Freeze } else { MountEventKind::Thaw };
+            if let Some(mount) = self.lock().get(mountpoint) {
+                self.tell(mountpoint, mount, kind);
             }
         }
         Ok(())
+    }
+
+    /// What happens to mounts from now on.
+    pub(super) fn events(&self) -> broadcast::Receiver<MountEvent> {
+        self.events.subscribe()
+    }
+
+    fn tell(&self, mountpoint: &Path, mount: &Mount, kind: MountEventKind) {
+        // Nobody may listen.
+        let _ = self.events.send(mount.event(mountpoint, kind));
     }
 
     /// Does something with a mount, if it is still there.
@@ -126,6 +151,7 @@ impl Mounts {
         let Some(mount) = self.lock().remove(mountpoint) else {
             return Err(no_mount(mountpoint));
         };
+        self.tell(mountpoint, &mount, MountEventKind::Unmount);
         mount.session.unmount()
     }
 
@@ -140,13 +166,9 @@ impl Mounts {
 
     /// Forgets mounts that were ended from outside (`fusermount3 -u`, `umount`).
     pub(super) fn forget_dead(&self) {
-        let dead: Vec<Mount> = {
-            let mut mounts = self.lock();
-            let names: Vec<_> =
-                mounts.iter().filter(|(_, mount)| !mount.session.is_alive()).map(|(name, _)| name.clone()).collect();
-            names.iter().filter_map(|name| mounts.remove(name)).collect()
-        };
-        for mount in dead {
+        let dead: Vec<_> = self.lock().extract_if(.., |_, mount| !mount.session.is_alive()).collect();
+        for (mountpoint, mount) in dead {
+            self.tell(&mountpoint, &mount, MountEventKind::Unmount);
             if let Err(error) = mount.session.unmount() {
                 tracing::debug!(%error, "closing a mount that was ended from outside");
             }
@@ -162,7 +184,7 @@ impl Mounts {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Mount>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -182,8 +204,38 @@ impl Mount {
         };
         let version = torrent.membership.as_ref().map(|membership| membership.edition.info());
         let frozen = self.following.as_ref().is_some_and(Following::is_frozen);
-        let info_id = torrent.info.info_id.clone();
+        let origin = torrent.membership.as_ref().map(|membership| membership.dataset.origin.to_string());
+        // What is mounted is the dataset, whichever version it shows.
+        let info_id = origin.unwrap_or_else(|| torrent.info.info_id.clone());
         MountStatus { mountpoint: mountpoint.to_owned(), info_id, waits_for: None, version, frozen }
+    }
+
+    fn event(&self, mountpoint: &Path, event: MountEventKind) -> MountEvent {
+        let torrent = match &self.content {
+            Shown::Torrent(torrent) => Some(torrent),
+            Shown::Nothing(_) => None,
+        };
+        let membership = torrent.and_then(|torrent| torrent.membership.as_ref());
+        MountEvent {
+            event,
+            mountpoint: mountpoint.to_owned(),
+            origin: membership.map(|membership| membership.dataset.origin.to_string()),
+            seq: membership.map(|membership| membership.edition.seq()),
+            info_hash: torrent.map(|torrent| torrent.metainfo.info_hash().to_string()),
+            info_sig: torrent.and_then(|torrent| torrent.metainfo.info_sig()).map(|sig| sig.to_string()),
+            signed_at: membership.and_then(|membership| membership.edition.signed_at()),
+            at: unix_now(),
+        }
+    }
+}
+
+fn follows_nothing(mountpoint: &Path) -> ApiError {
+    ApiError {
+        kind: ErrorKind::Usage,
+        message: format!(
+            "expected a mount that follows a dataset, got {}, which stays as it is anyway",
+            mountpoint.display()
+        ),
     }
 }
 

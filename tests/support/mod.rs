@@ -3,6 +3,7 @@
 pub mod clients;
 pub mod compare;
 pub mod content;
+pub mod dataset;
 pub mod process;
 pub mod proxy;
 pub mod torrent;

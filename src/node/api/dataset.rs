@@ -64,6 +64,46 @@ pub struct DatasetStatus {
     pub problem: Option<String>,
     /// Versions of which there are two records.
     pub conflicts: Vec<VersionInfo>,
+    /// What is kept of it, where it is mirrored.
+    #[serde(default)]
+    pub mirror: Option<MirrorStatus>,
+}
+
+/// A dataset to keep and to serve, without its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorRequest {
+    /// Its name: the original InfoSig, as hex digits.
+    pub origin: String,
+    /// How many versions' content is kept, the newest ones. Of all others, the metainfo.
+    pub keep: u32,
+    /// Peers to dial at once.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// Sources to ask, of those that the node has; `None` for all of them.
+    #[serde(default)]
+    pub discovery: Option<Vec<String>>,
+    /// How often to look for a newer version; `None` for the usual.
+    #[serde(default)]
+    pub poll: Option<Duration>,
+    /// How long to wait until anybody knows it.
+    pub timeout: Duration,
+}
+
+/// How far a mirror is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorStatus {
+    /// How many versions' content is to be kept.
+    pub keep: u32,
+    /// Versions that are served, with their metainfo at least.
+    pub served: usize,
+    /// Versions whose content is kept and all here, newest first.
+    pub complete: Vec<u64>,
+    /// Versions whose content is being fetched, newest first.
+    pub fetching: Vec<u64>,
+    /// Known versions whose metainfo nobody had so far, newest first.
+    pub missing: Vec<u64>,
+    /// Why not all is kept that should be.
+    pub problem: Option<String>,
 }
 
 /// A version of a dataset.

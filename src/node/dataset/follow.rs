@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use crate::node::api::{ApiError, MountRequest, TorrentInfo};
 use crate::node::driver::Command;
 use crate::node::handle::{NodeHandle, ProgressSink, Torrent, blocking, mount_options};
 use crate::node::mount::MountView;
-use crate::node::mounts::Place;
+use crate::node::mounts::{Mounts, Place};
 use crate::node::names::Lead;
 
 /// Waits after a version that could not be shown.
@@ -25,18 +25,39 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// What keeps a mount on the newest version; ends with it.
 pub(in crate::node) struct Following {
-    frozen: watch::Sender<bool>,
+    hold: Hold,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Following {
-    /// Holds the mount on the version that it shows, or lets it go on.
-    pub(in crate::node) fn freeze(&self, frozen: bool) {
-        self.frozen.send_replace(frozen);
+    pub(in crate::node) fn hold(&self) -> Hold {
+        self.hold.clone()
     }
 
     pub(in crate::node) fn is_frozen(&self) -> bool {
-        *self.frozen.borrow()
+        *self.hold.frozen.borrow()
+    }
+}
+
+/// Holds a mount on the version that it shows, and lets it go on.
+#[derive(Clone, Default)]
+pub(in crate::node) struct Hold {
+    frozen: watch::Sender<bool>,
+    /// Held while the mount switches: who has frozen it sees no switch any more.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Hold {
+    /// Says whether that is new. Waits for a switch that is under way.
+    pub(in crate::node) fn set(&self, frozen: bool) -> bool {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.frozen.send_replace(frozen) != frozen
+    }
+
+    /// Shows `torrent` at `place`, unless that is frozen. False if nothing is to be shown there.
+    fn show(&self, mounts: &Mounts, place: &Place, torrent: Torrent) -> Result<bool, ApiError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if *self.frozen.borrow() { Ok(false) } else { mounts.show(place, torrent) }
     }
 }
 
@@ -87,7 +108,7 @@ impl NodeHandle {
     /// Keeps a mount on the newest version, unless it is to stay on one.
     pub(in crate::node) fn follow(&self, view: Option<View>, shown: Torrent, place: Place, request: MountRequest) {
         let Some(view) = view.filter(|_| request.add.at.is_none()) else { return };
-        let (frozen, is_frozen) = watch::channel(false);
+        let hold = Hold::default();
         let follower = Follower {
             kept: VecDeque::new(),
             keep: request.keep_versions as usize,
@@ -96,10 +117,11 @@ impl NodeHandle {
             view,
             shown,
             place: place.clone(),
-            is_frozen,
+            is_frozen: hold.frozen.subscribe(),
+            hold: hold.clone(),
         };
         let task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
-        self.0.mounts.set_following(&place, Following { frozen, _task: task });
+        self.0.mounts.set_following(&place, Following { hold, _task: task });
     }
 }
 
@@ -111,6 +133,7 @@ struct Follower {
     keep: usize,
     prefetch: Prefetch,
     place: Place,
+    hold: Hold,
     is_frozen: watch::Receiver<bool>,
     hook: Option<Hook>,
 }
@@ -178,7 +201,8 @@ impl Follower {
         node.take_over(&torrent, std::iter::once(&self.shown).chain(&self.kept)).await;
         node.prefetch(&torrent, self.prefetch).await?;
         let (mounts, place, next) = (node.0.mounts.clone(), self.place.clone(), torrent.clone());
-        if !blocking(move || mounts.show(&place, next)).await?? {
+        let hold = self.hold.clone();
+        if !blocking(move || hold.show(&mounts, &place, next)).await?? {
             return Ok(());
         }
         dataset.set_problem(None);

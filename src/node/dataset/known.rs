@@ -106,6 +106,11 @@ impl Known {
         self.records.last_key_value().map(|(_, record)| record)
     }
 
+    /// The versions of which there are records, ascending.
+    pub(super) fn record_seqs(&self) -> impl Iterator<Item = u64> + '_ {
+        self.records.keys().copied()
+    }
+
     pub(super) fn record(&self, seq: u64) -> Option<&UpdateRecord> {
         self.records.get(&seq)
     }

@@ -7,6 +7,7 @@
 mod adopt;
 mod follow;
 mod known;
+mod mirror;
 mod news;
 mod open;
 mod publish;
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::known::Known;
-use super::api::ApiError;
+use super::api::{ApiError, MirrorStatus};
 use super::driver::{Command, Fetched};
 use super::handle::{NodeHandle, blocking, failure};
 use super::storage::{StorageError, Store};
@@ -88,6 +89,8 @@ pub(super) struct Dataset {
     open: Mutex<Vec<TorrentKey>>,
     /// Records are judged one after the other.
     learning: tokio::sync::Mutex<()>,
+    /// How far its mirror is, where there is one.
+    mirror: Mutex<Option<MirrorStatus>>,
 }
 
 impl Drop for Dataset {
@@ -132,6 +135,7 @@ impl NodeHandle {
                 met: Mutex::default(),
                 open: Mutex::default(),
                 learning: tokio::sync::Mutex::default(),
+                mirror: Mutex::default(),
             });
             datasets.insert(origin, Arc::downgrade(&dataset));
             dataset
@@ -155,6 +159,17 @@ impl Dataset {
         if let Some(record) = record {
             self.send(Command::TellRecord { torrent: self.key, record }).await?;
         }
+        tokio::spawn(keep_first(Arc::downgrade(self), waiting));
+        Ok(())
+    }
+
+    /// Searches the metainfo of the first version, of which there may be no record, where it is not known.
+    async fn search_first(self: &Arc<Self>) -> Result<(), ApiError> {
+        if self.known().edition(1).is_some() {
+            return Ok(());
+        }
+        let (fetched, waiting) = oneshot::channel();
+        self.say_meeting(true, Some(fetched)).await?;
         tokio::spawn(keep_first(Arc::downgrade(self), waiting));
         Ok(())
     }

@@ -117,6 +117,10 @@ impl NodeHandle {
                 return self.open_edition(&dataset, edition, lead, &request, progress).await;
             }
             if let Some(seq) = request.at.filter(|_| asked.is_none_or(|at: Instant| at.elapsed() >= ASK_INTERVAL)) {
+                if seq == 1 && asked.is_none() {
+                    // There may be no record of it.
+                    dataset.search_first().await?;
+                }
                 asked = Some(Instant::now());
                 dataset.ask(seq).await;
             }
@@ -142,7 +146,9 @@ impl NodeHandle {
         }
         let editions: Vec<_> = dataset.known().editions().rev().skip(1).collect();
         for edition in editions {
-            if self.is_here(&edition).await? {
+            // What a peer has just told of the first version is not worth more than the newest one: nothing else of it is
+            // here.
+            if self.is_stored(&edition).await? {
                 return Ok(Some(edition));
             }
         }
@@ -169,10 +175,14 @@ impl NodeHandle {
         Ok(false)
     }
 
-    /// Whether the metainfo of a version is in the store.
+    /// Whether nobody has to be asked for the metainfo of a version.
     pub(in crate::node) async fn is_here(&self, edition: &Edition) -> Result<bool, ApiError> {
-        let Edition::Recorded(record) = edition else { return Ok(true) };
-        let (store, id) = (self.0.store.clone(), InfoId::Hash(*record.hash()));
+        Ok(matches!(edition, Edition::First(_)) || self.is_stored(edition).await?)
+    }
+
+    /// Whether the metainfo of a version is in the store.
+    async fn is_stored(&self, edition: &Edition) -> Result<bool, ApiError> {
+        let (store, id) = (self.0.store.clone(), InfoId::Hash(edition.hash()));
         let found = blocking(move || store.metainfo(&id)).await?;
         Ok(found.map_err(|error| failure(error.to_string()))?.is_some())
     }

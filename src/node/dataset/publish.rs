@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -277,6 +277,7 @@ impl Dataset {
             followers,
             problem: known.problem.clone(),
             conflicts: known.conflicts().iter().map(of_record).collect(),
+            mirror: self.mirror.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }

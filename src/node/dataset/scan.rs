@@ -19,6 +19,8 @@ const SHORTEST_POLL: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_secs(5);
 /// Between two times that a record is put again into networks that forget it (BEP 44: after two hours).
 const REPEAT: Duration = Duration::from_secs(3600);
+/// The same where no network has taken it: there may be no way to them yet.
+const REPEAT_FAILED: Duration = Duration::from_secs(60);
 
 /// Begins to look for newer versions, until nobody uses the dataset.
 pub(super) fn start(node: &NodeHandle, dataset: &Arc<Dataset>) {
@@ -40,29 +42,46 @@ impl Drop for Following {
 }
 
 async fn run(dataset: Weak<Dataset>, following: Following) {
-    let mut repeated = tokio::time::Instant::now();
+    let mut repeat = Repeat::default();
     loop {
         let poll = {
             let Some(dataset) = dataset.upgrade() else { return };
             dataset.look(&following.networks).await;
-            if dataset.serves() && repeated.elapsed() >= REPEAT {
-                repeated = tokio::time::Instant::now();
-                dataset.announce(&following.networks, None).await;
-            }
+            repeat.announce(&dataset, &following.networks).await;
             dataset.poll().max(SHORTEST_POLL)
         };
         // Many followers that began at the same time do not go on asking at the same time.
         let wait = poll.mul_f64(0.8 + 0.4 * f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX));
         let deadline = tokio::time::Instant::now() + wait;
         while tokio::time::Instant::now() < deadline {
-            let Some(pause) = dataset.upgrade().map(|dataset| dataset.poll()) else { return };
+            let Some(dataset) = dataset.upgrade() else { return };
             // A shorter interval may be wanted meanwhile, and nobody may use the dataset any more.
-            let left = deadline - tokio::time::Instant::now();
+            let (pause, left) = (dataset.poll(), deadline - tokio::time::Instant::now());
             if pause < poll && left > pause {
                 break;
             }
+            // Whoever begins to serve does not wait for the next look.
+            repeat.announce(&dataset, &following.networks).await;
+            drop(dataset);
             sleep(left.min(SHORTEST_POLL)).await;
         }
+    }
+}
+
+/// When the newest record was put into networks last, and whether any has taken it.
+#[derive(Default)]
+struct Repeat(Option<(tokio::time::Instant, bool)>);
+
+impl Repeat {
+    /// Puts the newest record again if that is due: once at the beginning, then so often that no network forgets it.
+    async fn announce(&mut self, dataset: &Dataset, networks: &[Arc<dyn RecordNetwork>]) {
+        let pause = |taken| if taken { REPEAT } else { REPEAT_FAILED };
+        let is_due = self.0.is_none_or(|(at, taken)| at.elapsed() >= pause(taken));
+        if !is_due || !dataset.serves() || networks.is_empty() || dataset.known().newest_record().is_none() {
+            return;
+        }
+        let put = dataset.announce(networks, None).await;
+        self.0 = Some((tokio::time::Instant::now(), put.iter().any(|(_, put)| put.is_ok())));
     }
 }
 

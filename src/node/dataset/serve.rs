@@ -66,9 +66,11 @@ impl NodeHandle {
         self.send(lead.hints(dataset.key, None)).await?;
         let served = Served::default();
         let desk = Desk { node: Arc::downgrade(&self.0), dataset, lead, add, served };
-        let newest = desk.catch_up(self, progress).await?;
-        let newest =
-            newest.ok_or_else(|| failure(format!("expected a version of {origin} in this store, got none")))?;
+        let newest = match desk.catch_up(self, progress).await {
+            (Some(newest), _) => newest,
+            (None, Some(error)) => return Err(error),
+            (None, None) => return Err(failure(format!("expected a version of {origin} in this store, got none"))),
+        };
         Ok(Serving { newest, _task: AbortOnDropHandle::new(tokio::spawn(desk.run())) })
     }
 }
@@ -109,7 +111,7 @@ impl Desk {
         loop {
             changes.mark_unchanged();
             let Some(node) = self.node.upgrade().map(NodeHandle) else { return };
-            if let Err(error) = self.catch_up(&node, &progress).await {
+            if let (_, Some(error)) = self.catch_up(&node, &progress).await {
                 self.dataset.set_problem(Some(format!("a version of {} is not served: {error}", self.dataset.origin)));
                 drop(node);
                 sleep(RETRY).await;
@@ -122,28 +124,44 @@ impl Desk {
         }
     }
 
-    /// Opens what has content here and is not open; gives the newest. Older versions stay as long as there is room.
-    async fn catch_up(&self, node: &NodeHandle, progress: &ProgressSink) -> Result<Option<Torrent>, ApiError> {
+    /// Opens what has content here and is not open; gives the newest. Older versions stay as long as there is room. One
+    /// that cannot be opened stops no other; of these, the newest one's error is told.
+    async fn catch_up(&self, node: &NodeHandle, progress: &ProgressSink) -> (Option<Torrent>, Option<ApiError>) {
         let editions: Vec<_> = self.dataset.known().editions().rev().take(MAX_SERVED).collect();
         let newest = editions.first().map(Edition::seq);
+        let mut failed = None;
         for edition in editions {
             let seq = edition.seq();
-            let is_open = self.served().contains_key(&seq);
-            if is_open || !node.is_here(&edition).await? {
-                continue;
-            }
-            let torrent = self.open(node, edition, progress).await?;
-            let has_content = torrent.source.torrent.storage.verified_bytes() > 0 || torrent.info.total_length == 0;
-            // Of the newest version others want the metainfo, too.
-            if has_content || Some(seq) == newest {
-                self.served().insert(seq, torrent);
+            if let Err(error) = self.catch_up_with(node, edition, Some(seq) == newest, progress).await {
+                failed.get_or_insert(error);
             }
         }
         let mut served = self.served();
         while served.len() > MAX_SERVED {
             served.pop_first();
         }
-        Ok(served.last_key_value().map(|(_, torrent)| torrent.clone()))
+        (served.last_key_value().map(|(_, torrent)| torrent.clone()), failed)
+    }
+
+    async fn catch_up_with(
+        &self,
+        node: &NodeHandle,
+        edition: Edition,
+        is_newest: bool,
+        progress: &ProgressSink,
+    ) -> Result<(), ApiError> {
+        let seq = edition.seq();
+        let is_open = self.served().contains_key(&seq);
+        if is_open || !node.is_here(&edition).await? {
+            return Ok(());
+        }
+        let torrent = self.open(node, edition, progress).await?;
+        let has_content = torrent.source.torrent.storage.verified_bytes() > 0 || torrent.info.total_length == 0;
+        // Of the newest version others want the metainfo, too.
+        if has_content || is_newest {
+            self.served().insert(seq, torrent);
+        }
+        Ok(())
     }
 
     async fn open(&self, node: &NodeHandle, edition: Edition, progress: &ProgressSink) -> Result<Torrent, ApiError> {

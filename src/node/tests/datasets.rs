@@ -9,7 +9,8 @@ use super::{add, node, read_all};
 use crate::metainfo::{CreateOptions, DatasetVersion, Metainfo, SecretKey, create};
 use crate::node::Node;
 use crate::node::api::{
-    AddRequest, DatasetInfo, DatasetRequest, ErrorKind, PublishRequest, SeedRequest, Snapshot, TorrentName,
+    AddRequest, DatasetInfo, DatasetRequest, ErrorKind, MirrorRequest, MirrorStatus, PublishRequest, SeedRequest,
+    Snapshot, TorrentName,
 };
 use crate::types::{FileIndex, HashAlgorithm, InfoHash, InfoSig};
 use crate::updates::UpdateRecord;
@@ -248,4 +249,97 @@ async fn a_fork_is_kept_as_a_proof_and_not_followed() {
     for node in [honest, follower, forked] {
         node.shutdown().await;
     }
+}
+
+async fn mirror(node: &Node, folder: &Folder, keep: u32, peers: Vec<String>) -> Box<dyn Send + Sync> {
+    let request = MirrorRequest {
+        origin: folder.origin().to_string(),
+        keep,
+        peers,
+        discovery: None,
+        poll: None,
+        timeout: Duration::from_secs(30),
+    };
+    node.handle().mirror(request, mpsc::channel(1).0).await.unwrap().1
+}
+
+/// Waits until the mirror at `node` is as far as `is_done` says.
+async fn mirrored(node: &Node, is_done: impl Fn(&MirrorStatus) -> bool) {
+    let mut mirror = None;
+    for _ in 0..600 {
+        mirror = node.handle().status().await.datasets.pop().and_then(|dataset| dataset.mirror);
+        if mirror.as_ref().is_some_and(&is_done) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the mirror is no further than {mirror:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_nobody_can_have_stop_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = [1, 2, 3].map(|at| dir.path().join(at.to_string()));
+    let publisher = node(&nodes[0]).await;
+    let mut folder = Folder::new(dir.path());
+    let [one, two] = [vec![1; 300_000], vec![2; 200_000]];
+    let snapshot = Snapshot::Copy;
+    for content in [&one, &two] {
+        publisher.handle().publish(PublishRequest { snapshot, ..folder.next(content) }).await.unwrap();
+    }
+    // The publisher signs a metainfo of another dataset as version 3, and one that he loses as version 4.
+    let (hash, _) = folder.original.unwrap();
+    let wrong = folder.metainfo(Some(DatasetVersion { origin: InfoSig([9; 64]), seq: 3 })).sign(&folder.key).unwrap();
+    publisher.handle().0.store.put_metainfo(&wrong).unwrap();
+    let lost = InfoHash(crate::types::Digest::from([4; 32]));
+    let dataset = publisher.handle().join(folder.origin(), None).await.unwrap();
+    for (seq, version) in [(3, wrong.info_hash()), (4, lost)] {
+        let record = UpdateRecord::sign(&folder.key, hash, version, seq, 1_700_000_000).unwrap();
+        dataset.learn(record.parts(), "test").await.unwrap();
+    }
+    let serving = serve(&publisher, &folder).await;
+
+    let mirroring = node(&nodes[1]).await;
+    let _mirror = mirror(&mirroring, &folder, 2, publisher.handle().listen_addrs()).await;
+    mirrored(&mirroring, |mirror| mirror.complete == [2, 1] && mirror.missing == [4, 3]).await;
+    drop((serving, dataset));
+    publisher.shutdown().await;
+
+    let newcomer = node(&nodes[2]).await;
+    for (seq, content) in [(2, two), (1, one)] {
+        let request = AddRequest { at: Some(seq), ..add(folder.name(), mirroring.handle().listen_addrs()) };
+        assert!(read_all(&newcomer.handle().open(request, mpsc::channel(1).0).await.unwrap()).await == content);
+    }
+    mirroring.shutdown().await;
+    newcomer.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_keeps_the_content_of_the_newest_versions() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = [1, 2].map(|at| dir.path().join(at.to_string()));
+    let [publisher, mirroring] = [node(&nodes[0]).await, node(&nodes[1]).await];
+    let mut folder = Folder::new(dir.path());
+    for content in 1..=4 {
+        let request = PublishRequest { snapshot: Snapshot::Copy, ..folder.next(&vec![content; 200_000]) };
+        publisher.handle().publish(request).await.unwrap();
+    }
+    let _serving = serve(&publisher, &folder).await;
+    let kept = mirror(&mirroring, &folder, 2, publisher.handle().listen_addrs()).await;
+    // It learns of version 4 alone by itself; those before, it has asked for.
+    mirrored(&mirroring, |mirror| mirror.complete == [4, 3] && mirror.served == 4).await;
+    let here = || async {
+        let torrents = mirroring.handle().status().await.torrents;
+        torrents.into_iter().filter(|torrent| torrent.verified_bytes > 0).collect::<Vec<_>>()
+    };
+    let here = here().await;
+    assert_eq!(here.len(), 2, "of the others, the metainfo is all: {here:?}");
+    let next = PublishRequest { snapshot: Snapshot::Copy, ..folder.next(&[5; 200_000]) };
+    publisher.handle().publish(next).await.unwrap();
+    mirrored(&mirroring, |mirror| mirror.complete == [5, 4] && mirror.served == 5).await;
+    drop(kept);
+    let datasets = mirroring.handle().status().await.datasets;
+    assert!(datasets.iter().all(|dataset| dataset.mirror.is_none()), "{datasets:?}");
+    publisher.shutdown().await;
+    mirroring.shutdown().await;
 }
