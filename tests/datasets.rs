@@ -3,10 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "datasets/crash.rs"]
+mod crash;
+#[path = "datasets/finding.rs"]
+mod finding;
+#[path = "datasets/hostile.rs"]
+mod hostile;
 #[path = "datasets/readers.rs"]
 mod readers;
 #[allow(dead_code, unreachable_pub)]
 mod support;
+#[path = "datasets/teller.rs"]
+mod teller;
 #[path = "datasets/transfer.rs"]
 mod transfer;
 #[path = "datasets/world.rs"]

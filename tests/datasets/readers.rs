@@ -13,10 +13,10 @@ use sha2::{Digest, Sha256};
 use crate::world::{World, shows};
 
 const VERSIONS: u64 = 200;
-const FILES: u64 = 6;
+pub(crate) const FILES: u64 = 6;
 
 /// The bytes of file `at` in version `seq`: they say which they are, and nothing of them is in another version.
-fn content(seq: u64, at: u64) -> Vec<u8> {
+pub(crate) fn content(seq: u64, at: u64) -> Vec<u8> {
     let head = format!("{seq} {at}\n");
     let line = format!("{}\n", hex::encode(Sha256::digest(format!("{seq} {at}"))));
     let len = (100 + (seq * 7919 + at * 104_729) % 60_000) as usize;
@@ -27,16 +27,16 @@ fn content(seq: u64, at: u64) -> Vec<u8> {
     bytes
 }
 
-fn path(at: u64) -> String {
+pub(crate) fn path(at: u64) -> String {
     if at.is_multiple_of(2) { format!("{at}") } else { format!("d/e/{at}") }
 }
 
-fn write(world: &World, seq: u64) {
+pub(crate) fn write(world: &World, seq: u64) {
     (0..FILES).for_each(|at| world.write(&path(at), &content(seq, at)));
 }
 
 /// The version that the bytes of a file are of, if they are of one.
-fn version_of(bytes: &[u8], at: u64) -> u64 {
+pub(crate) fn version_of(bytes: &[u8], at: u64) -> u64 {
     let head = bytes.split(|byte| *byte == b'\n').next().unwrap();
     let head = std::str::from_utf8(head).unwrap();
     let seq = head.split(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{head:?}"));

@@ -1,15 +1,18 @@
 //! A publisher with a folder and a key, whoever serves what it publishes, and mounts that follow it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
+use knot::metainfo::SecretKey;
+use knot::types::InfoHash;
 use serde_json::Value;
 
-use crate::support::process::{Mount, PATIENCE, alive, both, finish, knot, signal, wait_until};
+use crate::support::process::{Mount, PATIENCE, alive, both, finish, knot, signal, status, wait_until};
 
 pub(crate) const OFFLINE: [&str; 2] = ["--discovery", "none"];
 const LISTEN: [&str; 2] = ["--listen", "/ip4/127.0.0.1/tcp/0"];
@@ -19,6 +22,7 @@ pub(crate) struct World {
     dir: tempfile::TempDir,
     /// The name of the dataset, once its first version is published.
     pub(crate) sig: String,
+    hashes: RefCell<BTreeMap<u64, InfoHash>>,
 }
 
 impl World {
@@ -26,12 +30,11 @@ impl World {
     pub(crate) fn new(options: &[&str], fill: impl FnOnce(&Self)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("data")).unwrap();
-        let mut world = Self { dir, sig: String::new() };
+        let mut world = Self { dir, sig: String::new(), hashes: RefCell::default() };
         let made = finish(knot(&world.path("no-store")).args(["key", "new"]).arg(world.path("key")));
         assert!(made.status.success(), "{}", both(&made));
         fill(&world);
-        let first = world.publish("store", options);
-        world.sig = String::from_utf8(first.stdout).unwrap().trim_end().to_owned();
+        world.sig = world.published(options).0;
         assert_eq!(world.sig.len(), 128);
         world
     }
@@ -53,7 +56,10 @@ impl World {
     /// `knot publish` of the folder; the next version if there is one.
     pub(crate) fn publishing(&self, store: &str, options: &[&str]) -> Command {
         let mut command = knot(&self.path(store));
-        command.args(["publish", "data", "--key", "key", "--snapshot", "copy"]).args(options);
+        command.args(["publish", "data", "--key", "key"]).args(options);
+        if !options.contains(&"--snapshot") {
+            command.args(["--snapshot", "copy"]);
+        }
         if !self.sig.is_empty() {
             command.args(["--update", &self.sig, "--look", "0s"]);
         }
@@ -64,10 +70,28 @@ impl World {
         command
     }
 
-    fn publish(&self, store: &str, options: &[&str]) -> Output {
-        let output = finish(&mut self.publishing(store, options));
-        assert!(output.status.success(), "{}", both(&output));
-        output
+    /// Publishes the folder: the name and the version.
+    fn published(&self, options: &[&str]) -> (String, u64) {
+        let output = finish(&mut self.publishing("store", &[&["--json"], options].concat()));
+        let shown: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", both(&output)));
+        assert_eq!(shown["published"], true, "{}", both(&output));
+        let (text, seq) = (|name: &str| shown[name].as_str().unwrap(), shown["seq"].as_u64().unwrap());
+        let hash = hex::decode(text("info_hash")).unwrap();
+        self.hashes.borrow_mut().insert(seq, InfoHash::from_slice(&hash).unwrap());
+        (text("info_sig").to_owned(), seq)
+    }
+
+    /// The publisher's secret key.
+    pub(crate) fn key(&self) -> SecretKey {
+        let text = fs::read_to_string(self.path("key")).unwrap();
+        let seed = hex::decode(text.split_whitespace().last().unwrap()).unwrap();
+        SecretKey::from_seed(&seed.try_into().unwrap())
+    }
+
+    /// The InfoHash of a version that was published here.
+    pub(crate) fn hash(&self, seq: u64) -> InfoHash {
+        self.hashes.borrow()[&seq]
     }
 
     /// Publishes the folder as the next version; which one that is.
@@ -76,10 +100,7 @@ impl World {
     }
 
     pub(crate) fn update_as(&self, options: &[&str]) -> u64 {
-        let output = self.publish("store", &[&["--json"], options].concat());
-        let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(shown["published"], true, "{}", both(&output));
-        shown["seq"].as_u64().unwrap()
+        self.published(options).1
     }
 
     pub(crate) fn serve(&self) -> Serving {
@@ -125,11 +146,39 @@ impl Serving {
     }
 }
 
+impl Serving {
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A process of which nothing is heard, killed when dropped.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whether the node of a store answers.
+pub(crate) fn is_up(store: &Path) -> bool {
+    finish(knot(store).args(["status", "--json"])).status.success()
+}
+
+/// What the node behind a mount says of the dataset.
+pub(crate) fn dataset(mount: &Mount) -> Value {
+    mount.status()["datasets"][0].clone()
 }
 
 /// The version that a mount shows.
@@ -164,6 +213,13 @@ pub(crate) fn crash(mount: Mount) -> (PathBuf, PathBuf) {
     // Nobody is left who could be asked to unmount.
     std::mem::forget(mount);
     left
+}
+
+/// Where the node of a store listens for other knots, with its peer id.
+pub(crate) fn address(store: &Path) -> String {
+    let status = status(store);
+    let mut addrs = status["listen"].as_array().unwrap().iter().filter_map(Value::as_str);
+    addrs.find(|addr| addr.contains("/p2p/")).unwrap().to_owned()
 }
 
 /// The bytes of every file below a directory, by its path there.
