@@ -134,6 +134,8 @@ pub(super) struct Peer {
     /// The record that it sent or was sent last.
     pub(super) knows_record: Option<Bytes>,
     update_credit: Credit,
+    /// The last record that it sent when it had said too much.
+    pub(super) late_record: Option<Bytes>,
     /// Pieces of the metainfo that it was sent.
     pub(super) metainfo_served: u32,
     pub(super) client: String,
@@ -197,6 +199,7 @@ impl Peer {
             met: false,
             knows_record: None,
             update_credit: Credit::new(now, UPDATES),
+            late_record: None,
             dont_have_id: 0,
             metainfo_served: 0,
             client: String::new(),

@@ -20,6 +20,8 @@ pub(in crate::cli) struct Newest {
     pub(in crate::cli) seq: u64,
     pub(in crate::cli) hash: InfoHash,
     pub(in crate::cli) metainfo: Metainfo,
+    /// The metainfo is that of an older version, since that of the newest cannot be had.
+    pub(in crate::cli) is_missing: bool,
     /// What this store has published of it.
     pub(in crate::cli) path: Option<PathBuf>,
     /// Another version, if one was asked for.
@@ -56,6 +58,7 @@ impl Newest {
             seq,
             hash,
             metainfo,
+            is_missing: false,
             old: old.map(read).transpose()?,
             path: info.path,
             conflicts: info.conflicts,
@@ -104,7 +107,7 @@ fn info_hash(text: &str) -> Result<InfoHash, CliError> {
 fn missing(what: String) -> CliError {
     let message = format!(
         "expected to find {what}, got nothing in time: check that the dataset is being seeded, give --peer ADDR, or \
-         look longer with --look TIME"
+         look longer with --look TIME; `knot publish` goes on without it with --over-missing"
     );
     ApiError { kind: ErrorKind::NotFound, message }.into()
 }

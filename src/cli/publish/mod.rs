@@ -22,7 +22,9 @@ use super::session::{Role, Session};
 use super::{diff::ShownDiff, key};
 use crate::control::{Client, ControlError, Held};
 use crate::metainfo::{Form, Metainfo, SecretKey};
-use crate::node::api::{DatasetRequest, ErrorKind, PublishRequest, Published, SeedRequest, Snapshot, TorrentName};
+use crate::node::api::{
+    DatasetInfo, DatasetRequest, ErrorKind, PublishRequest, Published, SeedRequest, Snapshot, TorrentName,
+};
 use crate::types::{FileStamp, HashAlgorithm, InfoHash, InfoSig};
 use crate::updates::{Diff, UpdateRecord};
 
@@ -77,6 +79,10 @@ pub(super) struct How {
     /// Publish also where the newest version is one of two that were signed with the same number
     #[arg(long)]
     over_conflict: bool,
+    /// Publish also where nobody has the newest version any more, or where it says to be another one: what changes is
+    /// then told from the version before
+    #[arg(long)]
+    over_missing: bool,
     /// Peer to ask and to tell, as a multiaddr or HOST:PORT; may be given more than once
     #[arg(long, value_name = "ADDR", value_parser = peer, env = "KNOT_PEER", value_delimiter = ',')]
     peer: Vec<String>,
@@ -191,7 +197,7 @@ async fn next(
     };
     let diff = Diff::between(&newest.metainfo, &hashed.metainfo);
     // Of two versions that were told apart by their number alone, the content is the same.
-    if diff.is_empty() {
+    if diff.is_empty() && !newest.is_missing {
         output::note(format!("nothing has changed since version {}: nothing is published", newest.seq));
         return Ok(Shown::new(origin, newest.seq, newest.hash, Some(diff)));
     }
@@ -249,14 +255,46 @@ impl<'a> Publisher<'a> {
         };
         let bar = Bar::new();
         bar.waiting("looking for the newest version".to_owned());
-        let info = self.client.dataset(&request).await?;
+        let (info, is_missing) = self.ask(request).await?;
         drop(bar);
-        let newest = Newest::new(origin, info, old)?;
+        let mut newest = Newest::new(origin, info, old)?;
+        newest.is_missing = is_missing;
         newest.check_key(self.key)?;
         if !self.how.over_conflict {
             newest.check_conflict()?;
         }
         Ok(newest)
+    }
+
+    /// What the node says; whether that is with an older version in the place of the newest one, which cannot be had.
+    async fn ask(&self, request: DatasetRequest) -> Result<(DatasetInfo, bool), CliError> {
+        let asked = self.client.dataset(&request).await;
+        let is_wrong =
+            |error: &ControlError| matches!(error, ControlError::Api(error) if error.kind == ErrorKind::Verification);
+        let is_missing = match &asked {
+            Ok(info) => info.metainfos.first().is_some_and(Option::is_none),
+            Err(error) => is_wrong(error),
+        };
+        if !is_missing || !self.how.over_missing {
+            return Ok((asked?, false));
+        }
+        let known = DatasetRequest { metainfos: Vec::new(), look: Duration::ZERO, ..request.clone() };
+        let mut info = self.client.dataset(&known).await?;
+        let seqs: Vec<u64> = info.versions.iter().rev().map(|version| version.seq).collect();
+        for seq in seqs.iter().skip(1) {
+            let metainfos = [Some(*seq)].into_iter().chain(request.metainfos.iter().skip(1).copied()).collect();
+            match self.client.dataset(&DatasetRequest { metainfos, ..request.clone() }).await {
+                Ok(older) if older.metainfos.first().is_some_and(Option::is_some) => {
+                    output::note(format!("version {} cannot be had: going on from version {seq}", seqs[0]));
+                    info.metainfos = older.metainfos;
+                    return Ok((info, true));
+                }
+                Ok(_) => {}
+                Err(error) if is_wrong(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((asked?, false))
     }
 
     /// Refuses what looks like a mistake.
@@ -278,23 +316,26 @@ impl<'a> Publisher<'a> {
         path: PathBuf,
         hashed: Hashed,
     ) -> Result<Option<Published>, CliError> {
-        if let Some(newest) = self.published_before(origin).await? {
-            if newest == 1 {
+        if let Some((newest, is_complete)) = self.published_before(origin).await? {
+            if newest == 1 && is_complete {
                 output::note("this is published already: its InfoSig is the same");
                 return Ok(None);
             }
-            return Err(CliError::Failure(format!(
-                "expected a new dataset, got the first version of one that is at version {newest}: to go back to it, \
+            if newest > 1 {
+                return Err(CliError::Failure(format!(
+                    "expected a new dataset, got the first version of one that is at version {newest}: to go back to it, \
                  `knot publish --key … --update {origin} --rollback 1`"
-            )));
+                )));
+            }
         }
         let hash = hashed.metainfo.info_hash();
         output::note(format!("publishing {} as version 1", describe(&hashed.metainfo)));
         self.publish(hash, None, path, hashed).await.map(Some)
     }
 
-    /// The newest version of a dataset that this store knows already.
-    async fn published_before(&self, origin: &InfoSig) -> Result<Option<u64>, CliError> {
+    /// The newest version of a dataset that this store knows already, and whether it was published from here to the
+    /// end: a crash may have left a part of that, and what is only seeded has no record.
+    async fn published_before(&self, origin: &InfoSig) -> Result<Option<(u64, bool)>, CliError> {
         let request = DatasetRequest {
             origin: origin.to_string(),
             peers: Vec::new(),
@@ -303,7 +344,10 @@ impl<'a> Publisher<'a> {
             metainfos: Vec::new(),
         };
         match self.client.dataset(&request).await {
-            Ok(info) => Ok(info.versions.last().map(|version| version.seq)),
+            Ok(info) => {
+                let is_complete = |signed_at: Option<i64>| signed_at.is_some() && info.path.is_some();
+                Ok(info.versions.last().map(|version| (version.seq, is_complete(version.signed_at))))
+            }
             Err(ControlError::Api(error)) if error.kind == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }

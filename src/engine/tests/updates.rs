@@ -84,13 +84,18 @@ fn records_of_versions_can_be_asked_for() {
 }
 
 #[test]
-fn who_says_too_much_is_not_listened_to_and_nonsense_ends_a_connection() {
+fn of_who_says_too_much_the_last_word_is_heard_and_nonsense_ends_a_connection() {
     let mut lab = meeting(false, false);
     greet(&mut lab, CONN, 1);
     let heard = (0..1000).filter(|_| !hear(&mut lab, CONN, &record("again")).is_empty()).count();
     assert!((1..100).contains(&heard), "{heard}");
-    lab.wait(super::lab::S);
+    assert!(hear(&mut lab, CONN, &record("last")).is_empty());
+    let heard = lab.wait(2 * super::lab::S);
+    let records = |out: &[Output]| out.iter().filter(|out| matches!(out, Output::RecordHeard { .. })).count();
+    let is_last = |out: &Output| matches!(out, Output::RecordHeard { record: Some(record), .. } if record == "last");
+    assert!(heard.iter().any(is_last) && records(&heard) == 1, "{heard:?}");
     assert!(!hear(&mut lab, CONN, &record("later")).is_empty());
+    assert_eq!(records(&lab.wait(2 * super::lab::S)), 0);
     assert!(is_closed(&lab.hear(CONN, Message::Extended { id: KNOT_UPDATE_ID, payload: Bytes::from_static(b"x") })));
 }
 

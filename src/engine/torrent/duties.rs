@@ -53,6 +53,7 @@ impl Torrent {
             self.tend_reserve(ctx);
             self.tend_connections(ctx);
             self.gossip(ctx);
+            self.hear_late(ctx);
             self.dirty.all |= self.prefetch.is_bulk();
         }
         if ctx.now >= self.next_round {

@@ -80,7 +80,8 @@ impl Torrent {
         }
     }
 
-    /// A peer says something about versions. One that says too much is not listened to.
+    /// A peer says something about versions. Of one that says too much, only the last record is heard, later: nobody
+    /// says again which version is the newest.
     pub(super) fn update_message(
         &mut self,
         ctx: &mut Context<'_>,
@@ -90,6 +91,9 @@ impl Torrent {
         let message = UpdateMessage::decode(payload).map_err(|error| error.to_string())?;
         let Some(peer) = self.peers.get_mut(&conn).filter(|_| self.meets) else { return Ok(()) };
         if !peer.may_tell_updates(ctx.now) {
+            if let UpdateMessage::Record(Some(record)) = message {
+                peer.late_record = Some(record);
+            }
             return Ok(());
         }
         let torrent = self.key;
@@ -101,6 +105,17 @@ impl Torrent {
             }
         });
         Ok(())
+    }
+
+    /// Hears what peers have said last of those who said too much.
+    pub(super) fn hear_late(&mut self, ctx: &mut Context<'_>) {
+        for peer in self.peers.values_mut() {
+            if peer.late_record.is_some() && peer.may_tell_updates(ctx.now) {
+                let record = peer.late_record.take();
+                peer.knows_record.clone_from(&record);
+                ctx.out.push_back(Output::RecordHeard { torrent: self.key, record });
+            }
+        }
     }
 
     /// What peers may have of the metainfo.

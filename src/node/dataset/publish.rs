@@ -136,17 +136,7 @@ impl NodeHandle {
     pub async fn publish(&self, request: PublishRequest) -> Result<Published, ApiError> {
         let (metainfo, record) = read(&request)?;
         let dataset = self.join(*record.original(), request.discovery.clone()).await?;
-        let newest = dataset.known().editions().next_back().map(|edition| edition.seq());
-        if newest != request.replaces || newest.is_some_and(|newest| record.seq() <= newest) {
-            let name = |seq: Option<u64>| seq.map_or_else(|| "none".to_owned(), |seq| format!("version {seq}"));
-            return Err(usage(format!(
-                "expected to publish version {} after {}, got {} as the newest: somebody has published meanwhile; look \
-                 at it with `knot diff`, then publish again",
-                record.seq(),
-                name(request.replaces),
-                name(newest)
-            )));
-        }
+        self.check_follows(&dataset, &request, &record).await?;
         let mut notes = Vec::new();
         let place = self.keep_bytes(&dataset, &request, &metainfo, &mut notes).await?;
         let (store, origin) = (self.0.store.clone(), *record.original());
@@ -166,10 +156,43 @@ impl NodeHandle {
             dataset.set_first(metainfo).await?;
         }
         match dataset.learn(record.parts(), "publisher").await {
-            Some(Judgement::Newer) => {}
+            Some(Judgement::Newer | Judgement::Same) => {}
             other => return Err(failure(format!("expected a newer version, got {other:?}: look at `knot status`"))),
         }
         self.tell(&dataset, &request, notes).await
+    }
+
+    /// Whether what is to be published comes after what is known. A first version that is known, but was not published
+    /// from here to the end, may be published again.
+    async fn check_follows(
+        &self,
+        dataset: &Dataset,
+        request: &PublishRequest,
+        record: &UpdateRecord,
+    ) -> Result<(), ApiError> {
+        let (newest, has_record) = {
+            let known = dataset.known();
+            (known.editions().next_back(), known.record(1).is_some())
+        };
+        let (store, origin) = (self.0.store.clone(), dataset.origin);
+        let published =
+            blocking(move || store.publication(&origin)).await?.map_err(|error| failure(error.to_string()))?;
+        let is_first = |newest: &Edition| newest.seq() == 1 && record.seq() == 1 && newest.hash() == *record.hash();
+        if newest.as_ref().is_some_and(is_first) && !(has_record && published.is_some()) {
+            return Ok(());
+        }
+        let newest = newest.map(|edition| edition.seq());
+        if newest == request.replaces && newest.is_none_or(|newest| record.seq() > newest) {
+            return Ok(());
+        }
+        let name = |seq: Option<u64>| seq.map_or_else(|| "none".to_owned(), |seq| format!("version {seq}"));
+        Err(usage(format!(
+            "expected to publish version {} after {}, got {} as the newest: somebody has published meanwhile; look at it \
+             with `knot diff`, then publish again",
+            record.seq(),
+            name(request.replaces),
+            name(newest)
+        )))
     }
 
     async fn tell(
