@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use knot::metainfo::{CreateOptions, DatasetVersion, Entry, EntryKind, Metainfo, SecretKey, Source, TreePath, create};
 use knot::types::{Digest, FileIndex, HashAlgorithm, InfoHash, InfoId, InfoSig, RecordParts};
@@ -246,6 +246,8 @@ fn who_knows_older_versions_only_never_moves_a_mount_back() {
         teller.tell(&world.record(world.hash(seq), seq, now()).parts()).unwrap();
     }
     assert_eq!((shown(&mount), walk(&mount)), (3, vec![3; FILES as usize]));
+    // What was verified is remembered durably within 100 ms; after the crash nobody is there to send it again.
+    std::thread::sleep(Duration::from_secs(1));
     let (at, store) = crash(mount);
     serving.kill();
     let stale = world.serve_as("stale", &OFFLINE);
