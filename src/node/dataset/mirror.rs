@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::gaps::Gaps;
+use super::open::ASK_FIRST;
 use super::{Dataset, Edition};
 use crate::engine::Prefetch;
 use crate::metainfo::{EntryKind, Metainfo};
@@ -108,7 +109,8 @@ impl NodeHandle {
         Ok((info, Box::new(Mirroring { dataset, _task: task })))
     }
 
-    /// Waits until any version is known, if only its record.
+    /// Waits until any version is known, if only its record; and until others had time to tell of newer ones, since peers
+    /// send the metainfo of the first version to whoever asks.
     async fn until_known(
         &self,
         dataset: &Dataset,
@@ -116,11 +118,15 @@ impl NodeHandle {
         within: Duration,
         progress: &ProgressSink,
     ) -> Result<(), ApiError> {
-        let deadline = Instant::now() + within;
+        let began = Instant::now();
         let mut changes = dataset.changes();
-        while dataset.known().editions().next().is_none() {
+        loop {
+            let is_known = dataset.known().editions().next().is_some();
+            if is_known && (dataset.answers() > 0 || began.elapsed() >= ASK_FIRST) {
+                return Ok(());
+            }
             let wait = self.wait(dataset.key, add).await;
-            if Instant::now() >= deadline {
+            if !is_known && began.elapsed() >= within {
                 return Err(ApiError {
                     kind: ErrorKind::NotFound,
                     message: format!(
@@ -135,7 +141,6 @@ impl NodeHandle {
             let _ = progress.try_send(Progress::Metainfo(wait));
             let _ = timeout(LOOK_INTERVAL / 4, changes.changed()).await;
         }
-        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::types::{InfoId, InfoSig};
 use crate::updates::UpdateRecord;
 
 /// How long others are asked for a newer version before what is known is taken for the newest.
-const ASK_FIRST: Duration = Duration::from_secs(2);
+pub(super) const ASK_FIRST: Duration = Duration::from_secs(2);
 /// Between two looks whether anything has come.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// Between two times that peers are asked for a version.
