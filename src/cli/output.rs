@@ -42,6 +42,11 @@ pub(super) fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()
 }
 
+/// How many of something: `1 peer`, `2 peers`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A progress bar on stderr, when that is a terminal.
 pub(super) struct Bar(ProgressBar);
 

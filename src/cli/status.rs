@@ -70,8 +70,9 @@ fn add_dataset(lines: &mut Vec<String>, dataset: &DatasetStatus) {
     let newest = dataset.newest.as_ref().map_or_else(|| "no version known".to_owned(), called);
     lines.push(format!("dataset   {}  newest: {newest}", short(&dataset.origin)));
     let checked = dataset.checked_at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(at)));
-    let (versions, followers) = (dataset.versions, dataset.followers);
-    lines.push(format!("          {versions} versions known, checked {checked}, {followers} followers met"));
+    let versions = output::counted(dataset.versions, "version");
+    let followers = output::counted(dataset.followers, "follower");
+    lines.push(format!("          {versions} known, checked {checked}, {followers} met"));
     if let Some(mirror) = &dataset.mirror {
         let lists = [("complete", &mirror.complete), ("fetching", &mirror.fetching), ("not found", &mirror.missing)];
         let lists = lists.iter().filter(|(_, seqs)| !seqs.is_empty()).map(|(what, seqs)| {

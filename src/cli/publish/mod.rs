@@ -423,12 +423,14 @@ fn report(origin: &InfoSig, seq: u64, published: &Published) {
     published.notes.iter().for_each(output::note);
     let networks = published.networks.iter().map(|(name, nodes)| match nodes {
         0 => name.clone(),
-        nodes => format!("{name} ({nodes} nodes)"),
+        nodes => format!("{name} ({})", output::counted(nodes, "node")),
     });
-    let told = networks.chain((published.peers > 0).then(|| format!("{} peers", published.peers)));
+    let told = networks.chain((published.peers > 0).then(|| output::counted(published.peers, "peer")));
     let told: Vec<String> = told.collect();
     let told = if told.is_empty() { "nobody yet".to_owned() } else { told.join(", ") };
-    output::note(format!("published version {seq}, told {told}; serve it with `knot seed {origin}`"));
+    // Whoever was told by a node that serves it already needs no advice.
+    let advice = if published.peers > 0 { String::new() } else { format!("; serve it with `knot seed {origin}`") };
+    output::note(format!("published version {seq}, told {told}{advice}"));
 }
 
 fn describe(metainfo: &Metainfo) -> String {
