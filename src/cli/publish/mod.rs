@@ -423,7 +423,7 @@ fn report(origin: &InfoSig, seq: u64, published: &Published) {
     published.notes.iter().for_each(output::note);
     let networks = published.networks.iter().map(|(name, nodes)| match nodes {
         0 => name.clone(),
-        nodes => format!("{name} ({})", output::counted(nodes, "node")),
+        nodes => format!("{name} ({})", output::counted(*nodes, "node")),
     });
     let told = networks.chain((published.peers > 0).then(|| output::counted(published.peers, "peer")));
     let told: Vec<String> = told.collect();
