@@ -48,7 +48,7 @@ fn a_follower_killed_in_a_switch_shows_the_old_version_or_the_new_one_and_goes_o
 /// What is told is durable before: the number that a killed publisher may have told of is not given to anything else.
 #[test]
 fn a_publisher_killed_at_any_moment_never_gives_a_number_to_two_versions() {
-    let mut world = World::new(&["--piece-length", "16KiB"], |world| write(world, 1));
+    let world = World::new(&["--piece-length", "16KiB"], |world| write(world, 1));
     let listen = format!("/ip4/127.0.0.1/tcp/{}", free_port("127.0.0.1"));
     let listen = ["--listen", &listen, "--discovery", "none"];
     let mut serving = world.serve_as("store", &listen);
@@ -85,7 +85,6 @@ fn a_publisher_killed_at_any_moment_never_gives_a_number_to_two_versions() {
     shows(&mount, newest);
     assert_eq!(walk(&mount), [content; FILES as usize]);
     assert_eq!(dataset(&mount)["conflicts"], json!([]));
-    world.sig.clear();
 }
 
 /// The metainfo of a first version may be in the store without anything else of it.

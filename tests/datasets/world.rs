@@ -118,6 +118,17 @@ impl World {
     }
 }
 
+impl Drop for World {
+    /// What a killed node has left mounted goes also where the test failed before another one took it over.
+    fn drop(&mut self) {
+        let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let points = mounted.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+        for point in points.filter(|point| point.starts_with(self.dir.path())) {
+            let _ = Command::new("fusermount3").arg("-uzq").arg(point).output();
+        }
+    }
+}
+
 /// A process that serves, killed when dropped.
 pub(crate) struct Serving {
     child: Child,
