@@ -19,7 +19,7 @@ pub enum UpdateMessage {
     Record(Option<Bytes>),
     /// Please send the record of this version.
     Ask {
-        /// Which version.
+        /// Which version; 0 is the newest that the receiver knows.
         seq: u64,
     },
 }

@@ -46,7 +46,11 @@ async fn hear(dataset: &Dataset, news: MeetingNews) {
             dataset.answered();
         }
         MeetingNews::Asked { conn, seq, .. } => {
-            let record = dataset.known().record(seq).map(|record| record.parts().to_bytes().into());
+            let record = {
+                let known = dataset.known();
+                let record = if seq == 0 { known.newest_record() } else { known.record(seq) };
+                record.map(|record| record.parts().to_bytes().into())
+            };
             let _ = dataset.send(Command::SendRecord { conn, record }).await;
         }
     }

@@ -86,12 +86,13 @@ impl Repeat {
 }
 
 impl Dataset {
-    /// Asks every network for records.
+    /// Asks every network for records, and peers for the newest: what they told when it came may have been lost.
     pub(in crate::node) async fn look(&self, networks: &[Arc<dyn RecordNetwork>]) {
         let (key, known) = {
             let known = self.known();
             (known.key(), known.newest_record().map(|record| record.seq()))
         };
+        self.ask(0).await;
         let ask = |network: &Arc<dyn RecordNetwork>| {
             let network = network.clone();
             async move {
