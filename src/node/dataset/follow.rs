@@ -14,7 +14,7 @@ use super::{Dataset, Edition};
 use crate::engine::Prefetch;
 use crate::node::api::{ApiError, MountRequest, TorrentInfo};
 use crate::node::driver::Command;
-use crate::node::handle::{NodeHandle, ProgressSink, Torrent, blocking, mount_options};
+use crate::node::handle::{NodeHandle, ProgressSink, Torrent, blocking, failure, mount_options};
 use crate::node::mount::MountView;
 use crate::node::mounts::{Mounts, Place};
 use crate::node::names::Lead;
@@ -190,7 +190,8 @@ impl Follower {
     /// Shows a version, once all of its names are here, and what has not changed has been taken over.
     async fn advance(&mut self, edition: Edition) -> Result<(), ApiError> {
         let (previous, seq) = (self.seq(), edition.seq());
-        let Some(node) = self.view.node.upgrade().map(NodeHandle) else { return Ok(()) };
+        let node = self.view.node.upgrade().map(NodeHandle);
+        let node = node.ok_or_else(|| failure("the node is shutting down".to_owned()))?;
         let dataset = self.view.dataset.clone();
         let open = self.view.open(&node, edition);
         let torrent = tokio::select! {
