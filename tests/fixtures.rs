@@ -132,11 +132,15 @@ fn what_is_corrupt_is_refused_with_the_reason() {
     assert!(output.contains("corrupt.torrent"), "says which file: {output}");
 }
 
+/// Of the next version too, as libtorrent makes and serves it.
 #[test]
-fn a_torrent_of_the_next_version_is_refused_with_the_reason() {
+fn a_torrent_of_the_next_version_is_mounted() {
     let dir = tempfile::tempdir().unwrap();
     let v2 = dir.path().join("alice.torrent");
     libtorrent_creates_v2(&fixtures().join("alice.txt"), &v2);
-    let output = both(&refused(v2.to_str().unwrap(), dir.path()));
-    assert!(output.contains("got a pure v2 one") && output.contains("look for a hybrid version"), "{output}");
+    let seed = Libtorrent::start(&fixtures(), "127.0.30.1", "enabled", v2.to_str().unwrap(), &[]).complete();
+    let options = ["--discovery", "none", "--peer", &seed.addr.to_string()];
+    let mount = mount(v2.to_str().unwrap(), "127.0.30.2", dir.path(), &options);
+    compare::whole(&as_mounted("alice.txt", dir.path()), &mount.at);
+    fetched_everything(&mount);
 }

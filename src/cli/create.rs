@@ -14,7 +14,7 @@ use super::args::{Common, resolved};
 use super::error::CliError;
 use super::key;
 use super::output::{self, Bar};
-use crate::metainfo::{self, CreateError, CreateOptions, Hints, Metainfo, TorrentOptions};
+use crate::metainfo::{self, CreateError, CreateOptions, Form, Hints, Metainfo, TorrentOptions};
 use crate::node::tree::{self, Scan};
 use crate::types::HashAlgorithm;
 
@@ -28,11 +28,11 @@ pub(super) struct Args {
     /// Where to write the metainfo [default: NAME.knot or NAME.torrent in the current directory]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// What to make: `torrent` is for ordinary BitTorrent clients
+    /// What to make: all but `knot` are for ordinary BitTorrent clients
     #[arg(long, value_enum, default_value = "knot")]
-    format: Format,
+    format: Kind,
     /// How to hash: sha256-merkle or blake3, which verify 16 KiB blocks, or sha1 or sha256, which verify pieces
-    /// [default: sha256-merkle; for `--format torrent` always sha1]
+    /// [default: sha256-merkle; for BitTorrent's formats always what they have]
     #[arg(long, value_name = "ALGO")]
     hash: Option<HashAlgorithm>,
     /// Bytes of a piece, such as 256KiB [default: by the size of the content]
@@ -57,6 +57,35 @@ pub(super) struct Args {
     /// Sign with this key, from `knot key new`: the InfoID is then an InfoSig
     #[arg(long, value_name = "FILE", env = "KNOT_KEY")]
     key: Option<PathBuf>,
+}
+
+/// What `knot create` makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// knot's own: blocks are verified, unchanged files are shared
+    Knot,
+    /// BitTorrent v1, which every client takes; pieces are verified
+    Torrent,
+    /// BitTorrent v2 only: blocks are verified, unchanged files are shared
+    TorrentV2,
+    /// BitTorrent v1 and v2 at once, for clients of both kinds; knot reads it as v1
+    Hybrid,
+}
+
+impl Kind {
+    /// The form of a torrent for ordinary clients, and how its pieces are hashed; `None` of knot's own.
+    fn torrent(self) -> Option<(Form, HashAlgorithm)> {
+        match self {
+            Self::Knot => None,
+            Self::Torrent => Some((Form::V1, HashAlgorithm::Sha1)),
+            Self::TorrentV2 => Some((Form::V2, HashAlgorithm::Sha256Merkle)),
+            Self::Hybrid => Some((Form::Hybrid, HashAlgorithm::Sha1)),
+        }
+    }
+
+    fn format(self) -> Format {
+        if self == Self::Knot { Format::Knot } else { Format::Torrent }
+    }
 }
 
 /// What kind of metainfo.
@@ -88,7 +117,7 @@ pub(super) fn run(common: &Common, args: Args) -> Result<(), CliError> {
     // What is wrong with the key shows before hours of hashing.
     let key = args.key.as_deref().map(key::read).transpose()?;
     let scan = tree::scan(&args.path, args.name.as_deref())?;
-    let output = args.output.clone().unwrap_or_else(|| default_output(&scan.name, args.format));
+    let output = args.output.clone().unwrap_or_else(|| default_output(&scan.name, args.format.format()));
     check_outside(&args.path, &output)?;
     report_skipped(&scan);
     let mut metainfo = hash(&args, scan)?;
@@ -147,14 +176,15 @@ fn hash(args: &Args, scan: Scan) -> Result<Metainfo, CliError> {
         comment: args.comment.clone(),
         created_by: Some(concat!("knot ", env!("CARGO_PKG_VERSION")).to_owned()),
     };
-    if args.format == Format::Torrent {
-        if args.hash.is_some_and(|hash| hash != HashAlgorithm::Sha1) {
-            return Err(CliError::Usage(
-                "expected no --hash but sha1 with --format torrent: v1 torrents have no other".into(),
-            ));
+    if let Some((form, algorithm)) = args.format.torrent() {
+        if let Some(got) = args.hash.filter(|hash| *hash != algorithm) {
+            return Err(CliError::Usage(format!(
+                "expected no --hash but {algorithm} with this --format, got {got}: {form} torrents have no other"
+            )));
         }
         let options = TorrentOptions {
             name: scan.name,
+            form,
             piece_length: args.piece_length,
             created_at: now(),
             is_private: args.private,
@@ -164,7 +194,8 @@ fn hash(args: &Args, scan: Scan) -> Result<Metainfo, CliError> {
     }
     if args.private {
         return Err(CliError::Usage(
-            "expected --private with --format torrent only: knot's own form has no such mark".into(),
+            "expected --private with BitTorrent's formats (--format torrent) only: knot's own form has no such mark"
+                .into(),
         ));
     }
     let options = CreateOptions {

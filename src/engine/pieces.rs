@@ -198,8 +198,9 @@ impl PieceManager {
         self.layout.has_padding() && self.layout.is_padding(self.span(piece, block))
     }
 
-    /// Whether every byte of a span (which may be any part of a piece) is verified.
+    /// Whether every byte of a span (which may be any part of a piece, and of the gap behind it) is verified.
     pub(super) fn holds(&self, span: BlockSpan) -> bool {
+        let span = self.layout.without_gap(span);
         let last = span.end().saturating_sub(1) as u32 / crate::types::BLOCK_LEN;
         self.layout.contains(span)
             && (self.has(span.piece.0)

@@ -190,7 +190,7 @@ pub(super) fn lay_out(options: &CreateOptions, entries: &[Entry]) -> Result<Layo
     Ok(layout)
 }
 
-fn set_roots(algorithm: HashAlgorithm, layout: &Layout, pieces: &[Digest], entries: &mut [Entry]) {
+pub(super) fn set_roots(algorithm: HashAlgorithm, layout: &Layout, pieces: &[Digest], entries: &mut [Entry]) {
     let kind = TreeKind::of(algorithm);
     for (entry, index) in entries.iter_mut().zip(0..) {
         let EntryKind::File { root, .. } = &mut entry.kind else { continue };

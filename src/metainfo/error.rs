@@ -115,10 +115,19 @@ pub enum MetainfoError {
         /// Where it leads.
         target: String,
     },
-    /// A pure BitTorrent v2 torrent, where content is wanted.
+    /// Not as many piece hashes of a file of a v2 torrent as it has pieces.
     #[error(
-        "expected a BitTorrent v1, hybrid or knot torrent, got a pure v2 one, which knot can inspect but not mount \
-         yet: look for a hybrid version of it"
+        "expected {expected} bytes of hashes of {path:?} in \"piece layers\", got {got}: the torrent file is damaged"
     )]
-    V2Only,
+    PieceLayer {
+        /// Which file.
+        path: String,
+        /// Bytes of the hashes of its pieces.
+        expected: usize,
+        /// Bytes that are there.
+        got: usize,
+    },
+    /// A BitTorrent v2 torrent without the hashes of its pieces, where content is wanted.
+    #[error("expected the hashes of the pieces in \"piece layers\", got none or not all: they have to come from peers")]
+    NoLayers,
 }

@@ -39,12 +39,7 @@ pub(super) fn read(info: &Value<'_>, foreign: &mut Foreign) -> Result<(), Metain
         if length > 0 && root.is_none() {
             return Err(MetainfoError::Missing("pieces root"));
         }
-        foreign.push(
-            path,
-            EntryKind::File { length, root: None, executable: attributes.has(b'x') },
-            number,
-            dictionary,
-        );
+        foreign.push(path, EntryKind::File { length, root, executable: attributes.has(b'x') }, number, dictionary);
         foreign.roots.push(root);
     }
     match &foreign.entries[..] {

@@ -195,6 +195,16 @@ impl Layout {
         span.len > 0 && span.end() <= u64::from(self.piece_len(span.piece))
     }
 
+    /// `span` without what of it lies in the gap behind the file, in an aligned layout. Nobody needs to ask for a gap,
+    /// but libtorrent does, whose blocks are all of full length; it takes zeros for it.
+    pub fn without_gap(&self, span: BlockSpan) -> BlockSpan {
+        let len = self.piece_len(span.piece);
+        if !self.aligned || span.begin >= len || span.end() > u64::from(self.piece_length) {
+            return span;
+        }
+        BlockSpan { len: span.len.min(len - span.begin), ..span }
+    }
+
     /// Whether `span` is exactly one block of its piece.
     pub fn is_block(&self, span: BlockSpan) -> bool {
         span.begin.is_multiple_of(BLOCK_LEN) && span.len > 0 && self.block_span(span.piece, span.block()) == span
@@ -332,6 +342,19 @@ mod tests {
     fn nothing_is_laid_out_beyond_the_index() {
         assert_eq!(Layout::new(0, false, &[1]), Err(LayoutError::ZeroPieceLength));
         assert!(matches!(Layout::new(1, false, &[u64::MAX, u64::MAX]), Err(LayoutError::TooManyPieces { .. })));
+    }
+
+    #[test]
+    fn a_gap_may_be_asked_for_behind_a_file_only() {
+        let layout = Layout::new(32768, true, &[20_000, 5]).unwrap();
+        let span = |piece, begin, len| BlockSpan { piece: PieceIndex(piece), begin, len };
+        assert_eq!(layout.without_gap(span(0, 16384, 16384)), span(0, 16384, 20_000 - 16384));
+        assert_eq!(layout.without_gap(span(1, 0, 16384)), span(1, 0, 5));
+        for other in [span(0, 0, 16384), span(1, 5, 5), span(1, 0, 32769), span(0, u32::MAX, 2), span(2, 0, 1)] {
+            assert_eq!(layout.without_gap(other), other);
+        }
+        let v1 = Layout::new(32768, false, &[20_000, 5]).unwrap();
+        assert_eq!(v1.without_gap(span(0, 16384, 16384)), span(0, 16384, 16384));
     }
 
     proptest! {

@@ -7,12 +7,14 @@
 mod bencode;
 mod create;
 mod create_torrent;
+mod create_v2;
 mod decode;
 mod encode;
 mod entry;
 mod error;
 mod file_tree;
 mod foreign;
+mod hash_range;
 mod hasher;
 mod hints;
 mod keys;
@@ -23,6 +25,7 @@ mod names;
 mod native;
 mod pass;
 mod path;
+mod piece_layers;
 mod torrent;
 mod tree;
 
@@ -30,6 +33,7 @@ pub use create::{CreateError, CreateOptions, DatasetVersion, create, default_pie
 pub use create_torrent::{TorrentOptions, create_torrent};
 pub use entry::{Entry, EntryKind};
 pub use error::MetainfoError;
+pub use hash_range::HashRange;
 pub use hasher::PieceHasher;
 pub use hints::Hints;
 pub use keys::{KeyError, SecretKey, is_signature, is_signature_of};

@@ -9,8 +9,8 @@ use super::bencode::{Document, Value};
 use super::foreign::{self, Origin};
 use super::tree::Node;
 use super::{
-    DatasetVersion, Entry, EntryKind, Hints, Layout, MetainfoError, SecretKey, decode, encode, native, raw_name,
-    torrent,
+    DatasetVersion, Entry, EntryKind, Hints, Layout, MetainfoError, SecretKey, decode, encode, native, piece_layers,
+    raw_name, torrent,
 };
 use crate::types::{
     Digest, FileIndex, FileRoot, HashAlgorithm, InfoHash, InfoId, InfoSig, Magnet, PeerAddr, PieceIndex, PublicKey,
@@ -39,7 +39,7 @@ pub enum Form {
     V1,
     /// BitTorrent v1 and v2 at once (BEP 52); read as v1.
     Hybrid,
-    /// BitTorrent v2 only (BEP 52); can be looked at, not mounted.
+    /// BitTorrent v2 only (BEP 52).
     V2,
 }
 
@@ -63,10 +63,10 @@ impl std::fmt::Display for Form {
 
 /// A metainfo, verified: its InfoHash is that of its `info`, its signature is the key's, its paths stay inside the
 /// torrent, there is a hash for each piece, and the roots of its files follow from its piece hashes. Only a torrent
-/// of [`Form::V2`] has no piece hashes: see [`Metainfo::check_mountable`].
+/// of [`Form::V2`] may lack piece hashes: see [`Metainfo::has_layers`].
 #[derive(Clone)]
 pub struct Metainfo {
-    parts: Parts,
+    pub(super) parts: Parts,
     hints: Arc<Hints>,
 }
 
@@ -204,16 +204,17 @@ impl Metainfo {
     }
 
     /// The envelope as it may be given to strangers: without URLs of trackers and web seeds, in which people have
-    /// their passwords, and without all else that is neither hashed nor signed but the date.
+    /// their passwords, and without all else that is neither hashed nor signed but the date and the verified layers of v2.
     pub fn public_bytes(&self) -> Bytes {
         let Ok(mut pairs) = self.pairs() else { return self.bytes().clone() };
         let public = [&b"info"[..], b"infohash", b"infosig", b"infosig algo", b"pub key", b"creation date"];
         pairs.retain(|key, _| public.contains(&key.as_slice()));
         encode::put_info_hash(&mut pairs, &self.info_hash());
+        pairs.extend(self.layers_value().map(|layers| (piece_layers::KEY.into(), layers)));
         encode::dictionary(&pairs).into()
     }
 
-    fn pairs(&self) -> Result<encode::Pairs, MetainfoError> {
+    pub(super) fn pairs(&self) -> Result<encode::Pairs, MetainfoError> {
         if self.form() == Form::Native {
             return decode::pairs(self.bytes());
         }
@@ -233,12 +234,9 @@ impl Metainfo {
     /// Whether its content can be fetched and read.
     ///
     /// # Errors
-    /// When it cannot: a pure v2 torrent, whose hash trees are not here.
+    /// When it cannot: a v2 torrent whose piece hashes are not here.
     pub fn check_mountable(&self) -> Result<(), MetainfoError> {
-        match self.form() {
-            Form::V2 => Err(MetainfoError::V2Only),
-            Form::Native | Form::V1 | Form::Hybrid => Ok(()),
-        }
+        if self.has_layers() { Ok(()) } else { Err(MetainfoError::NoLayers) }
     }
 
     /// The whole envelope, as it came.

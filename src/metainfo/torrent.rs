@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::bencode::Value;
 use super::entry::{check_symlinks, rename_conflicts};
 use super::model::{Extra, Parts};
-use super::{Entry, Form, Layout, MetainfoError, TreePath, decode, foreign, native};
+use super::{Entry, Form, Layout, MetainfoError, TreePath, decode, foreign, native, piece_layers};
 use crate::types::{Digest, HashAlgorithm, InfoHash};
 
 /// Reads and verifies the envelope `root` at the start of `bytes` around a foreign `info`.
@@ -40,10 +40,15 @@ pub(super) fn read(bytes: Bytes, root: &Value<'_>, form: Form, info: &Value<'_>)
     };
     let count = native::check_piece_count(&layout)?;
     let info_bytes = bytes.slice_ref(info.raw());
-    let pieces = info_bytes.slice(read.pieces);
+    let pieces: Bytes = match form {
+        Form::V2 => piece_layers::read(root, &layout, &read.entries)?.unwrap_or_default().into(),
+        _ => info_bytes.slice(read.pieces),
+    };
     if form != Form::V2 && pieces.len() != count as usize * algorithm.digest_len() {
         return Err(MetainfoError::PieceCount { expected: count, got: pieces.len() / algorithm.digest_len() });
     }
+    // Only v2 has roots that are verified.
+    let by_root = piece_layers::by_root(&read.entries);
     rename_conflicts(&mut read.entries)?;
     check_symlinks(&read.entries)?;
     let extra = Extra {
@@ -67,7 +72,7 @@ pub(super) fn read(bytes: Bytes, root: &Value<'_>, form: Form, info: &Value<'_>)
         layout,
         pieces,
         entries: read.entries,
-        by_root: Vec::new(),
+        by_root,
         foreign: Some(Arc::new(extra)),
         version: None,
     })

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -232,6 +232,8 @@ impl Writer {
                     if let Some(data) = &block {
                         self.buffer.extend_from_slice(&wire::encode_piece_header(span));
                         self.buffer.extend_from_slice(data);
+                        // What is asked for of the gap behind a file.
+                        self.buffer.put_bytes(0, (span.len as usize).saturating_sub(data.len()));
                     }
                     self.sent.push((span, block.is_some()));
                 }
@@ -264,6 +266,8 @@ impl Writer {
 /// blocking thread, all that are left in one go.
 async fn load(storage: Option<Arc<TorrentStorage>>, spans: Vec<BlockSpan>) -> Vec<Option<Bytes>> {
     let Some(storage) = storage else { return vec![None; spans.len()] };
+    let layout = storage.metainfo().layout();
+    let spans: Vec<_> = spans.into_iter().map(|span| layout.without_gap(span)).collect();
     let mut blocks = Vec::with_capacity(spans.len());
     for span in &spans {
         match storage.read_block_nowait(*span) {

@@ -143,10 +143,11 @@ impl TorrentSlot {
     }
 
     /// Whether peers may ask for hashes. Not those of a v1 torrent, nor of a hybrid one, which is used as v1: clients
-    /// take the offer as one to change to v2, and close the stream of who cannot.
+    /// take the offer as one to change to v2, and close the stream of who cannot. (A torrent of which only a hash of 32
+    /// bytes is known may be hybrid; by that hash clients talk v2 anyway.)
     fn speaks_hashes(&self) -> bool {
         match (&self.metainfo, &self.id) {
-            (Some(metainfo), _) => metainfo.form() == Form::Native,
+            (Some(metainfo), _) => matches!(metainfo.form(), Form::Native | Form::V2),
             (None, InfoId::Hash(hash)) => hash.as_bytes().len() == 32,
             (None, InfoId::Sig(_)) => true,
         }

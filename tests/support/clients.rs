@@ -146,6 +146,11 @@ pub(crate) fn libtorrent_creates_v2(source: &Path, torrent: &Path) {
     run(Command::new("/usr/bin/python3").arg(Path::new(SCRIPTS).join("create.py")).arg(source).arg(torrent).arg("v2"));
 }
 
+/// What libtorrent reads in a torrent.
+pub(crate) fn libtorrent_reads(torrent: &str) -> String {
+    run(Command::new("/usr/bin/python3").arg(Path::new(SCRIPTS).join("read.py")).arg(torrent))
+}
+
 /// Asserts that libtorrent does not load a torrent either.
 pub(crate) fn libtorrent_refuses(torrent: &Path) {
     let load =

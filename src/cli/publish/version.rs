@@ -104,7 +104,8 @@ impl Recipe {
                 let created_by = Some(concat!("knot ", env!("CARGO_PKG_VERSION")).to_owned());
                 let hints = Hints { created_by, ..Hints::default() };
                 let piece_length = self.piece_length;
-                let options = TorrentOptions { name, piece_length, created_at, is_private: false, hints };
+                let options =
+                    TorrentOptions { name, form: Form::V1, piece_length, created_at, is_private: false, hints };
                 metainfo::create_torrent(&options, &entries, &source, &on_progress)?
             }
             Format::Knot => {

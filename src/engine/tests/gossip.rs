@@ -12,6 +12,7 @@ const MB: f64 = 1e6;
 fn torrent(is_private: bool) -> Metainfo {
     let options = TorrentOptions {
         name: "0000".into(),
+        form: crate::metainfo::Form::V1,
         piece_length: Some(16384),
         created_at: None,
         is_private,

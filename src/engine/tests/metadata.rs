@@ -266,6 +266,7 @@ fn ordinary_clients_get_the_info_and_nobody_gets_passkeys() {
 fn the_metainfo_of_private_torrents_is_not_given_away() {
     let options = crate::metainfo::TorrentOptions {
         name: "0000".into(),
+        form: crate::metainfo::Form::V1,
         piece_length: Some(16384),
         created_at: None,
         is_private: true,

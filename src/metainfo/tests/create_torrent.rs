@@ -15,7 +15,14 @@ use crate::types::FileIndex;
 
 fn options() -> TorrentOptions {
     let hints = Hints::default();
-    TorrentOptions { name: "t".into(), piece_length: Some(1 << 14), created_at: None, is_private: false, hints }
+    TorrentOptions {
+        name: "t".into(),
+        form: Form::V1,
+        piece_length: Some(1 << 14),
+        created_at: None,
+        is_private: false,
+        hints,
+    }
 }
 
 fn make(options: &TorrentOptions, entries: &[Entry], data: &[Vec<u8>]) -> Result<Metainfo, CreateError> {

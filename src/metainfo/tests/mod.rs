@@ -5,4 +5,5 @@ mod create_torrent;
 mod hashing;
 mod hostile;
 mod torrent;
+mod v2;
 mod vector;

@@ -121,6 +121,7 @@ fn what_is_kept_verifies_also_in_the_form_without_roots() {
     let scan = tree::scan(&world.path(), None).unwrap();
     let torrent = TorrentOptions {
         name: "other name".into(),
+        form: crate::metainfo::Form::V1,
         piece_length: Some(16 << 10),
         created_at: None,
         is_private: false,
