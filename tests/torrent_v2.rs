@@ -146,6 +146,31 @@ fn libtorrent_fetches_a_hybrid_torrent() {
     world.mounts("mount", &torrent, "127.0.62.3", &[&NO_SOURCES[..], &["--peer", &seed.addr.to_string()]].concat());
 }
 
+/// A link names nothing but `info`, which has no piece hashes: libtorrent tells them, once.
+#[test]
+fn mounts_by_magnet_link_and_again_without_peers() {
+    let world = World::new();
+    // More pieces than one request can ask for: the proof has uncles.
+    fs::write(world.source().join("large"), tree::noise(3, 600 * 16384 + 5)).unwrap();
+    let torrent = world.path("data.torrent");
+    let hash = create(&world.source(), &torrent, &["--format", "torrent-v2", "--piece-length", "16384"]);
+    let torrent = torrent.to_str().unwrap();
+    let seed = Libtorrent::start(&world.here(), "127.0.65.1", "enabled", torrent, &[]).complete();
+    let magnet = format!("magnet:?xt=urn:btmh:1220{hash}&dn=data&x.pe={}", seed.addr);
+    world.mounts("mount", &magnet, "127.0.65.2", &NO_SOURCES);
+    drop(seed);
+    // What it was told is in its store.
+    world.mounts("mount", &hash, "127.0.65.3", &NO_SOURCES);
+    // A torrent file may lack them just as well: here knot tells them.
+    let seed = Seed::start(&world.source(), Path::new(torrent), "127.0.65.4", &world.path("seed"), &NO_SOURCES);
+    let bytes = fs::read(torrent).unwrap();
+    let at = bytes.windows(15).position(|part| part == b"12:piece layers").unwrap();
+    let bare = world.path("bare.torrent");
+    fs::write(&bare, [&bytes[..at], b"e"].concat()).unwrap();
+    let peer = seed.addr.to_string();
+    world.mounts("bare", bare.to_str().unwrap(), "127.0.65.5", &[&NO_SOURCES[..], &["--peer", &peer]].concat());
+}
+
 /// A random read of a block costs that block and its proof.
 #[test]
 fn random_reads_of_libtorrents_blocks_fetch_no_more_than_they_read() {

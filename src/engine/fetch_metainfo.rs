@@ -3,7 +3,8 @@
 //! knot peers send their whole envelope, ordinary clients the bare `info` (BEP 9). Envelopes of the same torrent may
 //! differ outside `info`, and sizes may be lies, so one is never pieced together from several peers: a few peers are
 //! asked at the same time, each for all of it, and the first that matches the InfoID wins. What one peer sent is then
-//! its own doing, too. Envelopes, which may be signed, are preferred.
+//! its own doing, too. Envelopes, which may be signed, are preferred. The bare `info` of a BitTorrent v2 torrent lacks
+//! piece hashes: the search goes on for those, see [`LayerFetch`], and for an envelope that has them.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
+use super::fetch_layers::LayerFetch;
 use crate::metainfo::{MAX_TORRENT_LEN, Metainfo, MetainfoError};
 use crate::types::{ConnId, InfoId};
 use crate::wire::METADATA_PIECE_LEN;
@@ -43,6 +45,8 @@ pub(super) struct MetainfoFetch {
     id: InfoId,
     offers: BTreeMap<ConnId, Offer>,
     running: BTreeMap<ConnId, Assembly>,
+    /// Once there is an `info` that lacks piece hashes.
+    pub(super) layers: Option<LayerFetch>,
 }
 
 /// What a peer says that it has.
@@ -131,7 +135,7 @@ impl Assembly {
 
 impl MetainfoFetch {
     pub(super) fn new(id: InfoId) -> Self {
-        Self { id, offers: BTreeMap::new(), running: BTreeMap::new() }
+        Self { id, offers: BTreeMap::new(), running: BTreeMap::new(), layers: None }
     }
 
     /// A peer says how large what it has is; 0 if it has nothing yet.
@@ -140,7 +144,7 @@ impl MetainfoFetch {
     /// When nothing can be that large.
     pub(super) fn offer(&mut self, conn: ConnId, carrier: Carrier, size: u64) -> Result<(), String> {
         // A bare `info` proves no signature.
-        let useless = carrier == Carrier::Info && matches!(self.id, InfoId::Sig(_));
+        let useless = carrier == Carrier::Info && (matches!(self.id, InfoId::Sig(_)) || self.layers.is_some());
         if size == 0 || useless {
             return Ok(());
         }
@@ -165,6 +169,9 @@ impl MetainfoFetch {
     pub(super) fn gone(&mut self, conn: ConnId) {
         self.offers.remove(&conn);
         self.running.remove(&conn);
+        if let Some(layers) = &mut self.layers {
+            layers.gone(conn);
+        }
     }
 
     /// Pieces to ask for now. A fetch that goes on for longer than `timeout` takes nobody's place.
@@ -241,8 +248,17 @@ impl MetainfoFetch {
         for piece in assembly.pieces.iter().flatten() {
             bytes.extend_from_slice(piece);
         }
-        self.gone(conn);
-        self.judge(carrier, bytes.freeze())
+        self.offers.remove(&conn);
+        self.running.remove(&conn);
+        match self.judge(carrier, bytes.freeze()) {
+            Fetched::Done(metainfo) if !metainfo.has_layers() => {
+                self.layers.get_or_insert_with(|| LayerFetch::new(*metainfo));
+                self.offers.retain(|_, offer| offer.carrier == Carrier::Envelope);
+                self.running.retain(|_, one| one.carrier == Carrier::Envelope);
+                Fetched::Waiting
+            }
+            fetched => fetched,
+        }
     }
 
     /// Whether this is what was asked for.

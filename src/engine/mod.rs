@@ -23,6 +23,7 @@ mod choker;
 mod config;
 mod dial;
 mod event;
+mod fetch_layers;
 mod fetch_metainfo;
 mod flow;
 mod gossip;

@@ -92,6 +92,16 @@ impl Metainfo {
         Self::from_bytes(encode::dictionary(&pairs).into())
     }
 
+    /// The same metainfo with the piece hashes that `other`, of the same `info`, has.
+    ///
+    /// # Errors
+    /// When it would become larger than a metainfo may be.
+    pub fn with_layers_of(&self, other: &Self) -> Result<Self, MetainfoError> {
+        let mut pairs = self.pairs()?;
+        pairs.extend(other.layers_value().map(|layers| (KEY.into(), layers)));
+        Self::from_bytes(encode::dictionary(&pairs).into())
+    }
+
     /// The bencoded `piece layers` of a v2 torrent that has them, and nothing but what is verified.
     pub(super) fn layers_value(&self) -> Option<Vec<u8>> {
         if self.form() != Form::V2 || !self.has_layers() {

@@ -134,6 +134,10 @@ impl Lead {
 
     /// `metainfo`, which came from peers without hints, with those of the link: so that they are there next time.
     pub(super) fn complement(&self, metainfo: Arc<Metainfo>) -> Arc<Metainfo> {
+        if let Some(own) = &self.metainfo {
+            // Of a torrent file that lacks the piece hashes, all else stays as it is.
+            return own.with_layers_of(&metainfo).map_or(metainfo, Arc::new);
+        }
         if metainfo.form() == Form::Native || (self.trackers.is_empty() && self.web_seeds.is_empty()) {
             return metainfo;
         }

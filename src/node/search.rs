@@ -52,6 +52,8 @@ impl NodeHandle {
             Some(metainfo) => Some(metainfo.clone()),
             None => self.remembered(lead).await?,
         };
+        // The piece hashes of a v2 torrent may not be in its file: peers have them.
+        let known = known.filter(|metainfo| metainfo.has_layers());
         let mut metainfo = match known {
             Some(metainfo) => metainfo,
             None => lead.complement(self.fetch_metainfo(key, lead, request, progress).await?),

@@ -23,7 +23,7 @@ fn searching(metainfo: Metainfo, id: InfoId) -> Lab {
 }
 
 /// A peer that receives these extensions under 7 and 8 says how large what it has is.
-fn offer(lab: &mut Lab, conn: ConnId, info: Option<u64>, envelope: Option<u64>) -> Vec<Output> {
+pub(super) fn offer(lab: &mut Lab, conn: ConnId, info: Option<u64>, envelope: Option<u64>) -> Vec<Output> {
     let both = [(UT_METADATA, 7, info), (KNOT_METAINFO, 8, envelope)];
     let extensions = both.iter().filter(|(.., size)| size.is_some()).map(|(name, id, _)| ((*name).to_owned(), *id));
     let theirs = ExtensionHandshake {
@@ -56,7 +56,7 @@ fn answer(lab: &mut Lab, conn: ConnId, id: u8, piece: u32, bytes: &[u8]) -> Vec<
 }
 
 /// Answers all that a peer was asked, until nothing more comes.
-fn answer_all(lab: &mut Lab, out: Vec<Output>, of: ConnId, bytes: &[u8]) -> Vec<Output> {
+pub(super) fn answer_all(lab: &mut Lab, out: Vec<Output>, of: ConnId, bytes: &[u8]) -> Vec<Output> {
     let mut todo = asked(&out);
     let mut last = out;
     while let Some((conn, id, piece)) = todo.pop() {
@@ -69,7 +69,7 @@ fn answer_all(lab: &mut Lab, out: Vec<Output>, of: ConnId, bytes: &[u8]) -> Vec<
     last
 }
 
-fn fetched(out: &[Output]) -> Option<std::sync::Arc<Metainfo>> {
+pub(super) fn fetched(out: &[Output]) -> Option<std::sync::Arc<Metainfo>> {
     let metainfo = |out: &Output| {
         if let Output::MetainfoFetched { metainfo, .. } = out { Some(metainfo.clone()) } else { None }
     };

@@ -2,6 +2,7 @@
 
 mod gossip;
 mod lab;
+mod layers;
 mod limits;
 mod metadata;
 mod ordinary;

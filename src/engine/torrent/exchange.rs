@@ -9,8 +9,9 @@ use super::messages::Violation;
 use crate::engine::fetch_metainfo::{Carrier, Fetched, PieceAsk};
 use crate::engine::manager::Context;
 use crate::engine::{DisconnectReason, Output};
+use crate::metainfo::HashRange;
 use crate::types::ConnId;
-use crate::wire::{METADATA_PIECE_LEN, Message, MetadataMessage};
+use crate::wire::{HashRequest, METADATA_PIECE_LEN, Message, MetadataMessage};
 
 /// How often a peer may have the whole metainfo.
 const SERVINGS: u32 = 4;
@@ -42,6 +43,43 @@ impl Torrent {
                 peer.send(ctx.now, ctx.out, Message::Extended { id, payload });
             }
         }
+        self.request_layers(ctx);
+    }
+
+    /// Asks for piece hashes that the `info` does not have. Only v2 torrents lack any, and all of their peers have hash
+    /// trees; web seeds have not.
+    fn request_layers(&mut self, ctx: &mut Context<'_>) {
+        let Some(layers) = self.search.as_mut().and_then(|search| search.layers.as_mut()) else { return };
+        let able: Vec<_> = self.peers.values().filter(|peer| !peer.is_reserve()).map(|peer| peer.conn).collect();
+        for (conn, range) in layers.requests(ctx.now, &able) {
+            if let Some(peer) = self.peers.get_mut(&conn) {
+                let HashRange { root, base_layer, index, length, proof_layers } = range;
+                let request = HashRequest { root, base_layer, index, length, proof_layers };
+                peer.send(ctx.now, ctx.out, Message::HashRequest(request));
+            }
+        }
+    }
+
+    /// Hashes came while the metainfo is searched; `None`: a peer will not tell them. False if nothing is searched.
+    pub(super) fn layer_heard(
+        &mut self,
+        ctx: &mut Context<'_>,
+        conn: ConnId,
+        request: &HashRequest,
+        hashes: Option<&[u8]>,
+    ) -> bool {
+        let Some(layers) = self.search.as_mut().and_then(|search| search.layers.as_mut()) else { return false };
+        let HashRequest { root, base_layer, index, length, proof_layers } = *request;
+        let range = HashRange { root, base_layer, index, length, proof_layers };
+        let fetched = match hashes {
+            Some(hashes) => layers.answered(conn, &range, hashes),
+            None => {
+                layers.rejected(ctx.now, conn, &range);
+                Fetched::Waiting
+            }
+        };
+        self.metainfo_piece(ctx, conn, fetched);
+        true
     }
 
     pub(super) fn metainfo_message(

@@ -101,6 +101,9 @@ impl Torrent {
 
     /// Hashes came.
     pub(super) fn hashes(&mut self, ctx: &mut Context<'_>, conn: ConnId, request: &HashRequest, hashes: &[u8]) {
+        if self.layer_heard(ctx, conn, request, Some(hashes)) {
+            return;
+        }
         let Some(ask) = self.take_ask(conn, request) else { return };
         let piece = ask.piece;
         let Some(content) = &mut self.content else { return };
@@ -132,6 +135,9 @@ impl Torrent {
 
     /// A peer will not tell hashes. It may hold piece hashes only: no offence.
     pub(super) fn hashes_rejected(&mut self, ctx: &mut Context<'_>, conn: ConnId, request: &HashRequest) {
+        if self.layer_heard(ctx, conn, request, None) {
+            return;
+        }
         if let Some(ask) = self.take_ask(conn, request) {
             self.ask_leaves_elsewhere(ctx, ask.piece, conn);
         }
