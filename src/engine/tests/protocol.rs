@@ -246,3 +246,29 @@ fn reads_of_what_is_not_open_fail_at_once() {
     assert!(lab.put(Input::Disconnected { conn: CONN }).is_empty());
     assert_eq!(lab.engine.poll_timeout(), None);
 }
+
+/// Files with the same root share their place in storage: what one of them has verified is verified for the other.
+#[test]
+fn a_piece_is_checked_also_when_its_last_block_turns_out_to_be_verified() {
+    let mut lab = Lab::new(HashAlgorithm::Sha256Merkle, false);
+    // A peer that tells no hashes.
+    lab.connect(CONN, 1, false, true);
+    let mut out = lab.say(Message::Bitfield(vec![0xff].into()));
+    out.extend(lab.say(Message::Unchoke));
+    out.extend(lab.read(0, 4 * BLOCK_LEN));
+    let mut asked: Vec<_> = requests(&out).into_iter().filter(|span| span.piece.0 == 0).collect();
+    asked.sort_unstable_by_key(|span| span.begin);
+    assert_eq!(asked.len(), 4);
+    for span in &asked {
+        lab.put(Input::Block { conn: CONN, span: *span });
+    }
+    let mut checked = None;
+    for (at, span) in asked.iter().enumerate() {
+        assert_eq!(checked, None, "not before all of it is here");
+        let verdict = if at == 3 { Verdict::Verified } else { Verdict::Unverified };
+        let out = lab.put(Input::Stored { torrent: TORRENT, span: *span, conn: CONN, verdict });
+        let check = |out: &Output| if let Output::CheckPiece { blocks, .. } = out { Some(blocks.len()) } else { None };
+        checked = out.iter().find_map(check);
+    }
+    assert_eq!(checked, Some(3));
+}

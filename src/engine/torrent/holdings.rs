@@ -15,6 +15,7 @@ impl Torrent {
             let Some(content) = &self.content else { return };
             if content.metainfo.layout().is_block(*span) {
                 self.verified(ctx, content.pieces.number(span.piece.0, span.block().0));
+                self.check_if_settled(ctx, span.piece.0);
             }
         }
     }

@@ -168,7 +168,11 @@ impl Torrent {
             return;
         }
         match verdict {
-            Verdict::Verified => self.verified(ctx, number),
+            Verdict::Verified => {
+                self.verified(ctx, number);
+                // Another file with the same root may have verified it; the other blocks of the piece wait for a check.
+                self.check_if_settled(ctx, piece);
+            }
             Verdict::Unverified => self.unverified(ctx, piece, number),
             Verdict::Corrupt => {
                 self.blame_block(ctx, span);
@@ -200,7 +204,7 @@ impl Torrent {
     }
 
     /// Has storage check what it holds of a piece, once it holds all of it.
-    fn check_if_settled(&mut self, ctx: &mut Context<'_>, piece: u32) {
+    pub(super) fn check_if_settled(&mut self, ctx: &mut Context<'_>, piece: u32) {
         if self.content.as_ref().is_some_and(|content| content.pieces.is_settled(piece)) {
             self.check_settled(ctx, piece);
         }
