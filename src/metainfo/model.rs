@@ -18,7 +18,7 @@ use crate::types::{
 };
 
 /// Bytes of the largest `.knot` metainfo.
-pub const MAX_METAINFO_LEN: usize = 8 << 20;
+pub const MAX_METAINFO_LEN: usize = 32 << 20;
 /// Bytes of the largest torrent file of another form, and of its `info`: 100,000 files with long paths fit.
 pub const MAX_TORRENT_LEN: usize = 32 << 20;
 /// Entries that a torrent may have; also directories.
