@@ -89,6 +89,15 @@ impl Index {
         Ok(statement.query_row([id.as_bytes()], TorrentRecord::from_row).optional()?)
     }
 
+    /// Whether a metainfo is kept under an InfoHash.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn has_torrent(&self, info_hash: &InfoHash) -> Result<bool, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM torrents WHERE info_hash = ?1)")?;
+        Ok(statement.query_row([info_hash.as_bytes()], |row| row.get(0))?)
+    }
+
     /// Every object, in no order.
     ///
     /// # Errors

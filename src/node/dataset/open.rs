@@ -182,9 +182,8 @@ impl NodeHandle {
 
     /// Whether the metainfo of a version is in the store.
     async fn is_stored(&self, edition: &Edition) -> Result<bool, ApiError> {
-        let (store, id) = (self.0.store.clone(), InfoId::Hash(edition.hash()));
-        let found = blocking(move || store.metainfo(&id)).await?;
-        Ok(found.map_err(|error| failure(error.to_string()))?.is_some())
+        let (store, hash) = (self.0.store.clone(), edition.hash());
+        blocking(move || store.has_metainfo(&hash)).await?.map_err(|error| failure(error.to_string()))
     }
 
     /// Opens a version; whom the dataset has met may have it. `lead` says where else to ask.

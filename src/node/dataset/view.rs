@@ -11,7 +11,6 @@ use super::{Dataset, Edition};
 use crate::node::api::{AddRequest, ApiError};
 use crate::node::handle::{NodeHandle, Shared, Torrent};
 use crate::node::names::Lead;
-use crate::types::InfoId;
 use crate::vfs;
 
 /// How long a version may take to be opened whose metainfo is here: nobody is waited for but the disk.
@@ -47,9 +46,7 @@ impl View {
     fn is_here(&self, node: &Shared, edition: &Edition) -> bool {
         match edition {
             Edition::First(_) => true,
-            Edition::Recorded(record) => {
-                node.store.metainfo(&InfoId::Hash(*record.hash())).is_ok_and(|found| found.is_some())
-            }
+            Edition::Recorded(record) => node.store.has_metainfo(record.hash()).unwrap_or(false),
         }
     }
 

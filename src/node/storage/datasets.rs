@@ -4,7 +4,7 @@ use super::shared::lock;
 use super::{StorageError, Store};
 use crate::index::{PublicationRow, SeedRecord, TorrentRecord, UpdateRow};
 use crate::metainfo::Metainfo;
-use crate::types::InfoSig;
+use crate::types::{InfoHash, InfoSig};
 use crate::updates::UpdateRecord;
 
 impl Store {
@@ -20,6 +20,14 @@ impl Store {
         };
         let now_ms = self.shared.now_us() / 1000;
         Ok(lock(&self.shared.index).put_torrent(&record, now_ms)?)
+    }
+
+    /// Whether a metainfo is kept, without reading and verifying it, which takes long where it is large.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub(in crate::node) fn has_metainfo(&self, info_hash: &InfoHash) -> Result<bool, StorageError> {
+        Ok(lock(&self.shared.index).has_torrent(info_hash)?)
     }
 
     /// Keeps where content lies with the user, in place of what was kept for the path.
