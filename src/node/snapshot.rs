@@ -18,7 +18,7 @@ use super::handle::failure;
 use super::tree::{self, TreeSource};
 use crate::cache::stamp_of;
 use crate::metainfo::{EntryKind, Metainfo};
-use crate::types::{FileIndex, FileRoot, FileStamp, InfoHash};
+use crate::types::{FileIndex, FileRoot, FileStamp};
 
 /// The directory of all snapshots, in the store.
 const DIR: &str = "snapshots";
@@ -102,19 +102,6 @@ pub(super) fn keep(
 pub(super) fn find(store: &Path, metainfo: &Metainfo) -> Option<PathBuf> {
     let place = store.join(DIR).join(metainfo.info_hash().to_string()).join(metainfo.name());
     place.symlink_metadata().is_ok().then_some(place)
-}
-
-/// Removes what is kept of all versions but these.
-///
-/// # Errors
-/// When something cannot be removed.
-#[cfg_attr(not(test), allow(dead_code, reason = "gc will call it"))]
-pub(super) fn prune(store: &Path, keep: &[InfoHash]) -> Result<(), ApiError> {
-    let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    let all = store.join(DIR);
-    let names: Vec<String> = keep.iter().map(ToString::to_string).collect();
-    let is_kept = |name: &str| names.iter().any(|kept| kept == name);
-    remove_unless(&all, is_kept).map_err(|error| unusable("remove", &all, &error))
 }
 
 fn clear_partial(all: &Path) -> io::Result<()> {
