@@ -40,6 +40,7 @@ mod upload;
 mod window;
 
 #[cfg(test)]
+#[path = "../../tests/sim/mod.rs"]
 mod sim;
 #[cfg(test)]
 mod tests;

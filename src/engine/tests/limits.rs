@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::lab::{CONN, Lab, S, sent, span};
-use crate::engine::sim::{App, Sim, TORRENT, leech, seed, wire_id};
+use crate::engine::sim::{App, Pattern, Sim, TORRENT, leech, seed, wire_id};
 use crate::engine::{Input, Output, Prefetch, Verdict};
 use crate::metainfo::testing;
 use crate::types::{Bitfield, ConnId, FileIndex, HashAlgorithm, PeerAddr, PeerIdentity, TorrentKey};
@@ -138,7 +138,7 @@ fn windows_stay_within_their_budget() {
     };
     for file in 0..6 {
         // Slower than the swarm, so that the windows are used.
-        sim.read(1, App { file: FileIndex(file), rate: 2.0 * MB, shuffled: true, ..App::file(0, 8 << 20) });
+        sim.read(1, App { file: FileIndex(file), rate: 2.0 * MB, pattern: Pattern::Shuffled, ..App::file(0, 8 << 20) });
         sim.run_until(S / 2, &mut within);
     }
     assert!(sim.run_until(20 * S, &mut within));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::lab::{CONN, Lab, requests, sent};
-use crate::engine::sim::{App, Event, Sim, Spec, TORRENT, leech, seed};
+use crate::engine::sim::{App, Event, Pattern, Sim, Spec, TORRENT, leech, seed};
 use crate::engine::{Input, Output};
 use crate::metainfo::testing;
 use crate::types::{BLOCK_LEN, BlockSpan, FileIndex, PieceIndex};
@@ -102,7 +102,7 @@ proptest! {
         let (largest, len) = files.iter().enumerate().max_by_key(|(_, len)| **len).unwrap();
         prop_assert!(sim.run_until(20 * S, |sim| sim.nodes[2].fetched_metainfo));
         sim.run_for(S);
-        sim.read(2, App { shuffled: true, chunk: 20_000, ..App::file(largest as u32, *len as u64) });
+        sim.read(2, App { pattern: Pattern::Shuffled, chunk: 20_000, ..App::file(largest as u32, *len as u64) });
         let done = |sim: &Sim| sim.finished(2) && (1..3).all(|node| sim.stats(node).is_complete);
         prop_assert!(sim.run_until(60 * S, done), "{:?}", sim.stats(2));
         let all = sim.net.metainfo.layout().pieces_length();

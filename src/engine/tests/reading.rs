@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::sim::{App, Conduct, Event, Sim, leech, seed};
+use crate::engine::sim::{App, Conduct, Event, Pattern, Sim, leech, seed};
 use crate::types::{FileIndex, HashAlgorithm};
 
 const MB: f64 = 1e6;
@@ -23,7 +23,7 @@ fn a_file_is_read_at_the_rate_of_the_link() {
             let mut sim = pair(algorithm, 1 << 18, len, latency, up);
             sim.run_for(S);
             let start = sim.net.now;
-            sim.read(1, App { shuffled: true, ..App::file(0, len as u64) });
+            sim.read(1, App { pattern: Pattern::Shuffled, ..App::file(0, len as u64) });
             assert!(sim.run_until(60 * S, |sim| sim.finished(1)), "{algorithm} {latency} {up}");
             let took = (sim.net.now - start).as_secs_f64();
             let ideal = len as f64 / up + 4.0 * latency as f64 / 1000.0;

@@ -25,8 +25,8 @@ pub(in crate::engine) struct Checker {
     given_up: BTreeSet<(ConnId, BlockSpan)>,
     /// Cancels sent, by all nodes.
     pub(in crate::engine) cancels: u64,
-    trace: DefaultHasher,
-    pub(in crate::engine) steps: u64,
+    /// Of everything that happened, where a test compares runs.
+    trace: Option<DefaultHasher>,
 }
 
 #[derive(Default)]
@@ -45,14 +45,20 @@ struct Watched {
 const REQUEST_QUEUE: usize = 2000;
 
 impl Checker {
-    /// A fingerprint of everything that happened.
-    pub(in crate::engine) fn trace(&self) -> u64 {
-        self.trace.finish()
+    /// From now on everything is noted.
+    pub(in crate::engine) fn start_trace(&mut self) {
+        self.trace = Some(DefaultHasher::new());
+    }
+
+    /// A fingerprint of everything that happened since the trace was started.
+    pub(in crate::engine) fn trace(&self) -> Option<u64> {
+        self.trace.as_ref().map(DefaultHasher::finish)
     }
 
     fn note(&mut self, start: Instant, now: Instant, node: usize, what: &dyn std::fmt::Debug) {
-        self.steps += 1;
-        (now - start, node, format!("{what:?}")).hash(&mut self.trace);
+        if let Some(trace) = &mut self.trace {
+            (now - start, node, format!("{what:?}")).hash(trace);
+        }
     }
 
     pub(in crate::engine) fn input(&mut self, start: Instant, now: Instant, node: usize, input: &Input) {

@@ -1,12 +1,12 @@
 //! A node: an engine, a model of its storage, its applications, and how it behaves towards others.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Event, Net, PORT, Spec, Storage, TORRENT, all_blocks, blocks_of, corrupted, wire_id};
-use crate::engine::sim::Held;
+use super::app::{Next, Wanted};
+use super::{Event, Net, PORT, Reading, Spec, Storage, TORRENT, all_blocks, blocks_of, corrupted, wire_id};
 use crate::engine::{Config, Input, Output, TorrentManager, Verdict};
-use crate::types::{Bitfield, BlockIndex, BlockSpan, ConnId, FileIndex, PeerIdentity, PieceIndex, ReadId, ReaderId};
+use crate::types::{Bitfield, BlockSpan, ConnId, PeerIdentity, PieceIndex, ReadId, ReaderId};
 use crate::wire::Message;
 
 /// How a node behaves towards others. The default is honest.
@@ -34,67 +34,6 @@ impl Conduct {
     }
 }
 
-/// What an application reads.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::engine) struct App {
-    pub(in crate::engine) file: FileIndex,
-    pub(in crate::engine) offset: u64,
-    pub(in crate::engine) len: u64,
-    pub(in crate::engine) chunk: u32,
-    /// Reads in flight: the kernel's read-ahead.
-    pub(in crate::engine) ahead: usize,
-    /// Reads of a batch come in any order.
-    pub(in crate::engine) shuffled: bool,
-    /// Bytes a second that it takes in; 0 for all it can get.
-    pub(in crate::engine) rate: f64,
-    pub(in crate::engine) timeout: Duration,
-}
-
-impl App {
-    pub(in crate::engine) fn file(file: u32, len: u64) -> Self {
-        Self {
-            file: FileIndex(file),
-            offset: 0,
-            len,
-            chunk: 128 << 10,
-            ahead: 4,
-            shuffled: false,
-            rate: 0.0,
-            timeout: Duration::from_secs(60),
-        }
-    }
-}
-
-/// An application at work.
-#[derive(Debug)]
-pub(in crate::engine) struct Reading {
-    app: App,
-    reader: ReaderId,
-    todo: VecDeque<(u64, u32)>,
-    pub(in crate::engine) pending: BTreeMap<ReadId, (u64, u32, Instant)>,
-    /// Time that each read took.
-    pub(in crate::engine) waits: Vec<Duration>,
-    pub(in crate::engine) failed: usize,
-    /// When a reader of a fixed rate may go on.
-    next: Option<Instant>,
-}
-
-impl Reading {
-    pub(in crate::engine) fn new(app: App) -> Self {
-        let (reader, todo) = (ReaderId(0), VecDeque::new());
-        Self { app, reader, todo, pending: BTreeMap::new(), waits: Vec::new(), failed: 0, next: None }
-    }
-
-    pub(in crate::engine) fn is_finished(&self) -> bool {
-        self.todo.is_empty() && self.pending.is_empty()
-    }
-
-    /// Goes somewhere else: what was to be read is not any more.
-    pub(in crate::engine) fn seek(&mut self, offset: u64, len: u32) {
-        self.todo = [(offset, len)].into();
-    }
-}
-
 /// A node of the swarm.
 pub(in crate::engine) struct Node {
     pub(in crate::engine) at: usize,
@@ -107,6 +46,8 @@ pub(in crate::engine) struct Node {
     arriving: Option<bool>,
     timer: Option<Instant>,
     next_read: u64,
+    /// Real time that its engine worked for.
+    pub(in crate::engine) spent: Duration,
     /// The metainfo came from peers.
     pub(in crate::engine) fetched_metainfo: bool,
 }
@@ -115,28 +56,21 @@ impl Node {
     pub(in crate::engine) fn new(net: &mut Net, at: usize, spec: Spec) -> Self {
         let mut config = Config { peer_id: wire_id(at), listen_port: Some(PORT), ..Config::default() };
         (spec.tune)(&mut config);
+        let layout = net.metainfo.layout();
+        let verified = if spec.seeds { all_blocks(&net.metainfo) } else { Bitfield::new(layout.block_numbers()) };
         let mut node = Self {
             at,
             engine: TorrentManager::new(config, net.rng.next()),
-            storage: Storage::default(),
+            storage: Storage::new(&net.metainfo, &verified),
             conduct: spec.conduct,
             apps: Vec::new(),
             banned: BTreeSet::new(),
             arriving: None,
             timer: None,
             next_read: 1,
+            spent: Duration::ZERO,
             fetched_metainfo: false,
         };
-        let layout = net.metainfo.layout();
-        let verified = if spec.seeds { all_blocks(&net.metainfo) } else { Bitfield::new(layout.block_numbers()) };
-        if spec.seeds {
-            for number in verified.iter() {
-                let stride = layout.blocks_per_piece();
-                node.storage.blocks.insert((number / stride, number % stride * 16384), Held::Verified);
-            }
-        }
-        // Padding is always there.
-        node.storage.blocks.extend(layout.padding_blocks().map(|span| ((span.piece.0, span.begin), Held::Verified)));
         let input = if spec.by_id {
             Input::AddById { torrent: TORRENT, id: net.metainfo.info_id() }
         } else {
@@ -147,10 +81,7 @@ impl Node {
     }
 
     pub(in crate::engine) fn verified_bytes(&self, net: &Net) -> u64 {
-        let layout = net.metainfo.layout();
-        let verified = self.storage.blocks.iter().filter(|(_, held)| **held == Held::Verified);
-        let span = |piece, begin| layout.block_span(PieceIndex(piece), BlockIndex(begin / 16384));
-        verified.map(|((piece, begin), _)| u64::from(span(*piece, *begin).len)).sum()
+        self.storage.verified_bytes(&net.metainfo)
     }
 
     pub(in crate::engine) fn on_event(&mut self, net: &mut Net, event: Event) {
@@ -174,7 +105,9 @@ impl Node {
             Event::Timeout => {
                 if self.timer.is_some_and(|at| at <= net.now) {
                     self.timer = None;
+                    let began = Instant::now();
                     self.engine.handle_timeout(net.now);
+                    self.spent += began.elapsed();
                     self.drain(net);
                 }
             }
@@ -186,7 +119,9 @@ impl Node {
 
     pub(in crate::engine) fn handle(&mut self, net: &mut Net, input: Input) {
         net.check.input(net.start, net.now, self.at, &input);
+        let began = Instant::now();
         self.engine.handle(net.now, input);
+        self.spent += began.elapsed();
         self.drain(net);
     }
 
@@ -282,56 +217,40 @@ impl Node {
 
     pub(in crate::engine) fn start_app(&mut self, net: &mut Net, at: usize) {
         let reading = &mut self.apps[at];
-        reading.reader = ReaderId(at as u64);
+        reading.start(net.now, ReaderId(at as u64), &mut net.rng);
         let (reader, app) = (reading.reader, reading.app);
-        let mut offset = app.offset;
-        let end = app.offset + app.len;
-        let mut batch = Vec::new();
-        while offset < end {
-            let len = u64::from(app.chunk).min(end - offset);
-            batch.push((offset, len as u32));
-            offset += len;
-            if batch.len() == app.ahead || offset == end {
-                while !batch.is_empty() {
-                    let pick = if app.shuffled { net.rng.below(batch.len() as u64) as usize } else { 0 };
-                    reading.todo.push_back(batch.remove(pick));
-                }
-            }
-        }
         self.handle(net, Input::OpenReader { reader, torrent: TORRENT, file: app.file, timeout: app.timeout });
     }
 
     /// Lets applications read on.
     fn go_on(&mut self, net: &mut Net) {
         for at in 0..self.apps.len() {
-            while self.apps[at].pending.len() < self.apps[at].app.ahead {
-                let reading = &mut self.apps[at];
-                if reading.next.is_some_and(|next| next > net.now) {
-                    break;
+            loop {
+                match self.apps[at].next(net.now) {
+                    Next::Read(wanted) => self.read(net, at, wanted),
+                    Next::Wait(until) => {
+                        net.schedule(until, self.at, Event::App);
+                        break;
+                    }
+                    Next::Nothing => break,
                 }
-                let Some((offset, len)) = reading.todo.pop_front() else { break };
-                if reading.app.rate > 0.0 {
-                    let next = net.now + Duration::from_secs_f64(f64::from(len) / reading.app.rate);
-                    reading.next = Some(next);
-                    net.schedule(next, self.at, Event::App);
-                }
-                self.read(net, at, offset, len);
             }
         }
     }
 
-    fn read(&mut self, net: &mut Net, at: usize, offset: u64, len: u32) {
+    fn read(&mut self, net: &mut Net, at: usize, wanted: Wanted) {
         let (reader, file) = (self.apps[at].reader, self.apps[at].app.file);
+        let Wanted { offset, len, .. } = wanted;
         let blocks = blocks_of(&net.metainfo, file, offset, len);
         if blocks.iter().all(|span| self.storage.is_verified(*span)) {
-            self.apps[at].waits.push(Duration::ZERO);
+            self.apps[at].done(net.now, wanted, Duration::ZERO);
             self.handle(net, Input::ReadCached { reader, offset, len });
             net.soon(self.at, Event::App);
             return;
         }
         let read = ReadId(self.next_read);
         self.next_read += 1;
-        self.apps[at].pending.insert(read, (offset, len, net.now));
+        self.apps[at].pending.insert(read, (wanted, net.now));
         self.handle(net, Input::Read { read, reader, offset, len });
     }
 
@@ -339,10 +258,10 @@ impl Node {
         let Some(reading) = self.apps.iter_mut().find(|reading| reading.pending.contains_key(&read)) else {
             panic!("{read:?} ended twice");
         };
-        let Some((offset, len, since)) = reading.pending.remove(&read) else { return };
+        let Some((wanted, since)) = reading.pending.remove(&read) else { return };
         if ready {
-            reading.waits.push(net.now - since);
-            let blocks: Vec<BlockSpan> = blocks_of(&net.metainfo, reading.app.file, offset, len);
+            reading.done(net.now, wanted, net.now - since);
+            let blocks: Vec<BlockSpan> = blocks_of(&net.metainfo, reading.app.file, wanted.offset, wanted.len);
             assert!(blocks.iter().all(|span| self.storage.is_verified(*span)), "only verified bytes are returned");
         } else {
             reading.failed += 1;
@@ -352,15 +271,9 @@ impl Node {
 
     /// Storage gives up some piece of which it holds something verified.
     fn evict(&mut self, net: &mut Net) {
-        let verified = self.storage.blocks.iter().filter(|(_, held)| **held == Held::Verified);
-        let pieces: BTreeSet<u32> = verified.map(|((piece, _), _)| *piece).collect();
+        let pieces = self.storage.pieces();
         let Some(piece) = pieces.iter().nth(net.rng.below(pieces.len() as u64) as usize).copied() else { return };
-        let layout = net.metainfo.layout();
-        self.storage.blocks.retain(|(of, begin), _| {
-            let span = layout.block_span(PieceIndex(*of), BlockIndex(*begin / 16384));
-            *of != piece || layout.is_padding(span)
-        });
-        self.storage.leaves.remove(&piece);
+        self.storage.evict(&net.metainfo, piece);
         self.handle(net, Input::Lost { torrent: TORRENT, piece: PieceIndex(piece) });
     }
 

@@ -1,0 +1,61 @@
+//! The measures as a table: `scripts/sim`.
+#![allow(clippy::print_stdout, reason = "the table is what it is for")]
+
+use std::env;
+
+use super::measure::{LOADS, Measures, OTHERS, measure};
+use super::swarms::{Form, Kind, Swarm, content};
+
+/// Whether a row is wanted: by a part of its name, and all if there is no wish.
+fn is_wanted(name: &str) -> bool {
+    env::var("KNOT_SIM").map_or(true, |parts| parts.split(',').any(|part| format!("{name}.").contains(part)))
+}
+
+fn print_head() {
+    let loads: Vec<String> = LOADS.iter().map(|load| format!("{:.0}%", load * 100.0)).collect();
+    println!(
+        "{:34} {:>7} {:>7} {:>6} {:^27} {:^41}",
+        "", "cold", "start", "bound", "stalled, playing at", "seeks p50/p99 ms beside other readers"
+    );
+    print!("{:34} {:>7} {:>7} {:>6}", "swarm; stalled when playing at:", "cold", "start", "bound");
+    loads.iter().for_each(|load| print!(" {load:>6}"));
+    OTHERS.iter().for_each(|others| print!(" {:>13}", format!("seek +{others}")));
+    println!(" {:>6} {:>6} {:>6} {:>6} {:>9}", "bound", "b/read", "waste", "Jain", "us/block");
+}
+
+fn print_row(name: &str, swarm: Swarm, measures: &Measures) {
+    let block_ms = 16384.0 / swarm.fastest() * 1000.0;
+    let round_trip_ms = swarm.round_trip().as_secs_f64() * 1000.0;
+    print!("{name:34} {:>7.0} {:>7.0} {:>6.0}", measures.cold_ms, measures.start_ms, 2.0 * round_trip_ms + block_ms);
+    measures.rebuffer.iter().for_each(|ratio| print!(" {:>5.1}%", ratio * 100.0));
+    for seeks in &measures.seeks {
+        print!(" {:>13}", format!("{:.0}/{:.0}", seeks.p50, seeks.p99));
+    }
+    let seek_bound = 2.0 * round_trip_ms + 1.5 * block_ms;
+    let Measures { fetched_per_read, waste, jain, block_us, .. } = measures;
+    println!(" {seek_bound:>6.0} {fetched_per_read:>6.2} {:>5.1}% {jain:>6.3} {block_us:>9.1}", waste * 100.0);
+}
+
+#[test]
+#[ignore = "takes minutes; scripts/sim runs it"]
+fn table() {
+    print_head();
+    for (form, piece_length) in [
+        (Form::Merkle, 4 << 20),
+        (Form::Pieces, 4 << 20),
+        (Form::Merkle, 256 << 10),
+        (Form::Pieces, 256 << 10),
+        (Form::Merkle, 16 << 20),
+        (Form::Pieces, 16 << 20),
+    ] {
+        let mut made = None;
+        for (kind, seeds) in Kind::ALL.into_iter().flat_map(|kind| [10, 100, 500, 1000].map(|seeds| (kind, seeds))) {
+            let swarm = Swarm { kind, seeds };
+            let name = format!("{form:?}-{}KiB-{kind:?}-{seeds}", piece_length >> 10);
+            if is_wanted(&name) {
+                let content = made.get_or_insert_with(|| content(form, piece_length));
+                print_row(&name, swarm, &measure(swarm, content, form));
+            }
+        }
+    }
+}
