@@ -19,6 +19,8 @@ pub(super) struct Request {
     pub(super) sent: Instant,
     /// When the estimate of that time said it would arrive.
     pub(super) due: Instant,
+    /// No read waited for it: it was asked for ahead of a reader, or because everything is wanted.
+    pub(super) ahead: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -140,13 +142,13 @@ impl Flow {
         self.requests.iter().find(|request| request.number == number)
     }
 
-    pub(super) fn sent(&mut self, now: Instant, number: u32, span: BlockSpan) {
+    pub(super) fn sent(&mut self, now: Instant, number: u32, span: BlockSpan, ahead: bool) {
         if self.requests.is_empty() {
             self.delivery.busy_from(now, self.min_delay.unwrap_or_default());
             self.progress = Some(now);
         }
         let due = now + Duration::from_secs_f64(self.eta(now, GUESSED_RATE).min(3600.0));
-        self.requests.push_back(Request { number, span, sent: now, due });
+        self.requests.push_back(Request { number, span, sent: now, due, ahead });
     }
 
     /// A block came. Measures, if it was asked for.
@@ -270,6 +272,20 @@ impl Flow {
         estimate + if self.stalls > 0 { f64::from(1u32 << self.stalls.min(10)) } else { 0.0 }
     }
 
+    /// Requests ahead of readers that the peer cannot have begun to answer when a cancel arrives.
+    pub(super) fn deferrable(&self, now: Instant) -> impl Iterator<Item = &Request> {
+        let rate = self.rate(now).unwrap_or(GUESSED_RATE).max(1.0);
+        let begun = self.delay_s().unwrap_or(GUESSED_DELAY_S) + f64::from(BLOCK_LEN) / rate;
+        let settled = now + Duration::from_secs_f64(begun.min(3600.0));
+        self.requests.iter().filter(move |request| request.ahead && request.due > settled)
+    }
+
+    /// Seconds until one more block would arrive if so many of the requests were given up.
+    pub(super) fn eta_without(&self, now: Instant, guess: f64, given_up: usize) -> f64 {
+        let rate = self.rate(now).unwrap_or(guess).max(1.0);
+        self.eta(now, guess) - given_up as f64 * f64::from(BLOCK_LEN) / rate
+    }
+
     /// How long the peer may stay silent with requests in flight.
     fn stall_after(&self, now: Instant) -> Duration {
         let Some(rate) = self.delivery.per_second(now, false) else { return FIRST_STALL };
@@ -301,7 +317,7 @@ mod tests {
         let mut arrivals: VecDeque<(Instant, u32)> = VecDeque::new();
         while now < start + Duration::from_secs(seconds) {
             while flow.in_flight() < flow.depth(now, false, 2000, 1) as usize {
-                flow.sent(now, next, span(next));
+                flow.sent(now, next, span(next), true);
                 free = free.max(now + rtt / 2) + Duration::from_secs_f64(f64::from(BLOCK_LEN) / rate);
                 arrivals.push_back((free + rtt / 2, next));
                 next += 1;
@@ -357,7 +373,7 @@ mod tests {
     fn given_up_requests_are_remembered() {
         let now = Instant::now();
         let mut flow = Flow::new(true);
-        flow.sent(now, 7, span(7));
+        flow.sent(now, 7, span(7), false);
         assert!(flow.bury(now, 7) && !flow.bury(now, 7));
         assert!(flow.knows(7));
         assert_eq!(flow.arrived(now, 7, BLOCK_LEN), Answered::Tombstone);

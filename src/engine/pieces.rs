@@ -5,6 +5,7 @@
 //! two million pieces costs its bitfields.
 
 mod attempts;
+mod gaps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Instant;
 
 use crate::metainfo::Layout;
 use crate::types::{Bitfield, BlockIndex, BlockSpan, ConnId, PeerIdentity, PieceIndex};
+use gaps::Gaps;
 
 /// Where a block is on its way. Verified blocks have no such state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +62,8 @@ pub(super) enum Leaves {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Active {
     blocks: Vec<Block>,
-    /// No block before this one is missing.
-    hint: u32,
-    missing: u32,
+    /// Which of them are missing: looked through far more often than changed.
+    gaps: Gaps,
     /// Blocks that are not verified.
     left: u32,
     /// Received blocks that storage holds unverified.
@@ -277,9 +278,7 @@ impl PieceManager {
         }
         let to = to.min(self.blocks_in(piece));
         match self.active.get(&piece) {
-            Some(active) if active.missing == 0 => None,
-            Some(active) => (from.max(active.hint)..to)
-                .find(|block| active.blocks.get(*block as usize).is_some_and(|b| b.state == BlockState::Missing)),
+            Some(active) => active.gaps.next(from, to),
             None => (from..to).find(|block| !self.is_verified(self.number(piece, *block))),
         }
     }
@@ -307,12 +306,13 @@ impl PieceManager {
                     Block { state, asked: [None; 2], knew_leaves: false, settled: false, from: None }
                 })
                 .collect();
-            let missing = blocks.iter().filter(|block| block.state == BlockState::Missing).count() as u32;
-            if missing > 0 {
+            let gaps: Gaps = blocks.iter().map(|block| block.state == BlockState::Missing).collect();
+            let left = gaps.count();
+            if left > 0 {
                 self.open.insert(piece);
             }
             let leaves = if known || !needs_leaves { Leaves::Known } else { Leaves::Unknown };
-            Active { blocks, missing, left: missing, leaves, ..Active::default() }
+            Active { blocks, gaps, left, leaves, ..Active::default() }
         })
     }
 
@@ -328,11 +328,9 @@ impl PieceManager {
             return;
         }
         block.state = BlockState::Requested;
-        active.missing -= 1;
-        if active.missing == 0 {
+        active.gaps.set(at, false);
+        if active.gaps.count() == 0 {
             self.open.remove(&piece);
-        } else if active.hint as usize == at {
-            active.hint += 1;
         }
     }
 
@@ -356,7 +354,7 @@ impl PieceManager {
         let Some((active, at)) = self.block_mut(number) else { return };
         let knew_leaves = active.leaves == Leaves::Known;
         let block = &mut active.blocks[at];
-        active.missing -= u32::from(block.state == BlockState::Missing);
+        active.gaps.set(at, false);
         *block = Block {
             state: BlockState::Received,
             knew_leaves,
@@ -364,7 +362,7 @@ impl PieceManager {
             from: Some((conn, from)),
             asked: block.asked,
         };
-        if active.missing == 0 {
+        if active.gaps.count() == 0 {
             self.open.remove(&piece);
         }
     }
@@ -419,12 +417,12 @@ impl PieceManager {
         self.verified_bytes += u64::from(self.span(piece, block).len);
         if let Some((active, at)) = self.block_mut(number) {
             let block = &mut active.blocks[at];
-            active.missing -= u32::from(block.state == BlockState::Missing);
+            active.gaps.set(at, false);
             active.settled -= u32::from(block.settled);
             active.left -= 1;
             block.state = BlockState::Verified;
             (block.settled, block.from) = (false, None);
-            if active.missing == 0 {
+            if active.gaps.count() == 0 {
                 self.open.remove(&piece);
             }
         }
@@ -457,8 +455,7 @@ impl PieceManager {
             block.state = if block.is_asked() { BlockState::Requested } else { BlockState::Missing };
             (block.settled, block.from) = (false, None);
             if block.state == BlockState::Missing {
-                active.missing += 1;
-                active.hint = active.hint.min(at as u32);
+                active.gaps.set(at, true);
                 self.open.insert(piece);
             }
         }

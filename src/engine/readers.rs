@@ -463,6 +463,23 @@ impl Readers {
         blocks
     }
 
+    /// Blocks of a read that nobody was asked for, `limit` at most.
+    pub(super) fn unasked_of(&self, read: ReadId, pieces: &PieceManager, limit: usize) -> Vec<(u32, u32)> {
+        let Some(read) = self.reads.get(&read) else { return Vec::new() };
+        let missing_in = |piece| {
+            let wanted = read.extent.wanted_in(piece, pieces);
+            let first = pieces.next_missing(piece, wanted.start, wanted.end);
+            std::iter::successors(first, move |block| pieces.next_missing(piece, block + 1, wanted.end))
+                .map(move |block| (piece, block))
+        };
+        read.extent.pieces.clone().flat_map(missing_in).take(limit).collect()
+    }
+
+    /// Whether a read waits for a block.
+    pub(super) fn wait_for(&self, piece: u32, block: u32, pieces: &PieceManager) -> bool {
+        self.reads.values().any(|read| read.extent.wanted_in(piece, pieces).contains(&block))
+    }
+
     pub(super) fn waiting_reads(&self) -> usize {
         self.reads.len()
     }

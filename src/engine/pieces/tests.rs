@@ -72,10 +72,10 @@ fn check(pieces: &PieceManager) -> Result<(), TestCaseError> {
         let first = numbers.iter().position(|number| pieces.state(*number) == BlockState::Missing);
         prop_assert_eq!(pieces.next_missing(piece, 0, 4), first.map(|at| at as u32));
         if let Some(active) = pieces.active(piece) {
-            prop_assert_eq!(active.missing, count(BlockState::Missing));
+            prop_assert_eq!(active.gaps.count(), count(BlockState::Missing));
             prop_assert_eq!(active.left, numbers.len() as u32 - count(BlockState::Verified));
             prop_assert_eq!(active.settled as usize, pieces.settled_blocks(piece).len());
-            prop_assert_eq!(pieces.open().any(|open| open == piece), active.missing > 0);
+            prop_assert_eq!(pieces.open().any(|open| open == piece), active.gaps.count() > 0);
             for block in &active.blocks {
                 prop_assert!(block.state != BlockState::Requested || block.is_asked());
             }

@@ -79,6 +79,8 @@ impl Torrent {
             let Some(peer) = self.peers.get_mut(&conn) else { continue };
             peer.flow.stalls += 1;
             peer.flow.progress = Some(ctx.now);
+            self.rerank(ctx.now, conn);
+            let Some(peer) = self.peers.get(&conn) else { continue };
             let requests: Vec<_> = peer.flow.requests().map(|request| (request.number, request.span.piece.0)).collect();
             for (number, piece) in requests {
                 let able = |other: &&super::Peer| {

@@ -5,10 +5,11 @@
 //! that the others get there before this peer's answer would arrive. So a piece is striped over all peers by estimated
 //! arrival, and a slow peer works further ahead instead of holding up a read.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
-use std::time::Duration;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 
+use super::ranking::Estimate;
 use super::{Content, Torrent};
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
@@ -18,6 +19,8 @@ use crate::engine::{DisconnectReason, Output, Prefetch};
 use crate::types::{BLOCK_LEN, BlockSpan, ConnId, ReaderId};
 use crate::wire::Message;
 
+/// Peers that found nothing to do because others are quicker, after which the slower ones are not looked at.
+const ENOUGH_UNNEEDED: u32 = 4;
 /// Missing blocks that are passed over for a peer before it is left idle.
 const MAX_PASSED_OVER: u32 = 256;
 /// Requests beyond a peer's depth for reads that are blocked.
@@ -25,30 +28,6 @@ const BLOCKED_EXTRA: u32 = 16;
 /// How much later than another peer one may deliver and still take a block: estimates are no better.
 const SLACK: f64 = 1.25;
 const SLACK_S: f64 = 0.005;
-/// Share of the useful bytes that may be asked of a second peer, and what may be before there are any.
-const HEDGE_SHARE: f64 = 0.05;
-const HEDGE_START: u64 = 16 * BLOCK_LEN as u64;
-/// Blocks of one read that are looked at for a second copy.
-const HEDGE_LOOKS: usize = 32;
-/// A second copy is not worth less than this.
-const MIN_GAIN_S: f64 = 0.03;
-
-/// Bytes a second of a peer when no peer was measured.
-const GUESSED_RATE: f64 = 1e6;
-/// How long an estimate of the swarm holds.
-const ESTIMATE_LIFE: Duration = Duration::from_millis(5);
-
-/// What is expected of the swarm as a whole.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Estimate {
-    /// Bytes a second that a peer which was not measured is taken to deliver: as much as the others do.
-    guess: f64,
-    /// Bytes a second that all peers deliver.
-    pub(super) rate: f64,
-    /// Seconds until the quickest peer would deliver another block.
-    first_s: f64,
-}
-
 /// Whose turn it is to request while a limit makes torrents wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Pace {
@@ -69,6 +48,38 @@ struct Room {
     worth_it: bool,
 }
 
+/// Peers that may take a block, whoever would deliver it first before the others.
+struct Turns {
+    /// Not asked yet.
+    waiting: VecDeque<(u64, ConnId)>,
+    /// Took a block, and may take another.
+    again: BinaryHeap<Reverse<(u64, ConnId)>>,
+}
+
+impl Turns {
+    /// Of peers in the order in which they would deliver.
+    fn of(order: impl Iterator<Item = (f64, ConnId)>) -> Self {
+        // The bits of positive floats are in the order of the floats.
+        Self { waiting: order.map(|(eta, conn)| (eta.to_bits(), conn)).collect(), again: BinaryHeap::new() }
+    }
+
+    /// Whose turn it is, and whether it is its first.
+    fn next(&mut self) -> Option<(ConnId, bool)> {
+        let is_again = match (self.waiting.front(), self.again.peek()) {
+            (Some(first), Some(Reverse(second))) => second < first,
+            (first, _) => first.is_none(),
+        };
+        if is_again {
+            return self.again.pop().map(|Reverse((_, conn))| (conn, false));
+        }
+        self.waiting.pop_front().map(|(_, conn)| (conn, true))
+    }
+
+    fn again(&mut self, conn: ConnId, eta_s: Option<f64>) {
+        self.again.extend(eta_s.map(|eta| Reverse((eta.to_bits(), conn))));
+    }
+}
+
 /// A block to ask for.
 #[derive(Clone, Copy, Debug)]
 struct Pick {
@@ -77,10 +88,13 @@ struct Pick {
     reader: Option<(ReaderId, bool)>,
 }
 
-/// When a peer would deliver another block, in a form that can be sorted.
-fn arrival(ctx: &Context<'_>, peer: &Peer, swarm: Estimate) -> u64 {
-    // The bits of positive floats are in the order of the floats.
-    peer.flow.eta(ctx.now, swarm.guess).to_bits()
+/// Why a peer is asked for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Idle {
+    /// It could have taken something of every reader, but others would deliver all of it earlier. So it is for peers
+    /// that would deliver still later.
+    OthersFirst,
+    Other,
 }
 
 impl Torrent {
@@ -109,33 +123,37 @@ impl Torrent {
         if !self.may_request(ctx) {
             return;
         }
-        // Whoever would answer first takes the first block.
-        let conns: Vec<ConnId> = if all { self.peers.keys().copied().collect() } else { peers.into_iter().collect() };
         let swarm = self.estimate(ctx);
         let room = Room { blocked, bulk: !self.readers.is_streaming(ctx.now), worth_it: true };
-        let mut ready: BinaryHeap<Reverse<(u64, ConnId)>> = conns
-            .into_iter()
-            .filter_map(|conn| self.peers.get(&conn))
-            .filter(|peer| self.has_room(ctx, peer, room))
-            .map(|peer| Reverse((arrival(ctx, peer, swarm), peer.conn)))
-            .collect();
-        while let Some(Reverse((_, conn))) = ready.pop() {
-            let Some(pick) = self.peers.get(&conn).and_then(|peer| self.pick(ctx, peer, swarm)) else {
-                if self.readers.current_lanes().is_empty() && !self.prefetch.is_bulk() {
-                    break;
+        // Whoever would answer first takes the first block.
+        let mut turns = if all { Turns::of(self.ranking.iter()) } else { Turns::of(self.places_of(&peers)) };
+        let mut unneeded = 0;
+        while let Some((conn, is_first)) = turns.next() {
+            let room = Room { worth_it: is_first, ..room };
+            let Some(peer) = self.peers.get(&conn).filter(|peer| self.has_room(ctx, peer, room)) else { continue };
+            match self.pick(ctx, peer, swarm) {
+                Ok(pick) => {
+                    self.request(ctx, conn, pick);
+                    if let Some(content) = &self.content {
+                        self.readers.lanes(&content.pieces);
+                    }
+                    turns.again(conn, self.ranking.eta_s(conn));
                 }
-                continue;
-            };
-            self.request(ctx, conn, pick);
-            if !self.may_request(ctx) {
+                Err(_) if self.readers.current_lanes().is_empty() && !self.prefetch.is_bulk() => break,
+                Err(Idle::OthersFirst) => unneeded += 1,
+                Err(Idle::Other) => {}
+            }
+            if unneeded >= ENOUGH_UNNEEDED || !self.may_request(ctx) {
                 break;
             }
-            if let Some(content) = &self.content {
-                self.readers.lanes(&content.pieces);
-            }
-            let more = self.peers.get(&conn).filter(|peer| self.has_room(ctx, peer, Room { worth_it: false, ..room }));
-            ready.extend(more.map(|peer| Reverse((arrival(ctx, peer, swarm), conn))));
         }
+    }
+
+    /// The places of some peers, in their order.
+    fn places_of(&self, peers: &BTreeSet<ConnId>) -> impl Iterator<Item = (f64, ConnId)> + use<> {
+        let mut places: Vec<_> = peers.iter().filter_map(|conn| Some((self.ranking.eta_s(*conn)?, *conn))).collect();
+        places.sort_by(|a, b| a.0.total_cmp(&b.0));
+        places.into_iter()
     }
 
     /// Whether the limit lets this torrent request now. If not it waits for its turn, behind others that wait.
@@ -179,28 +197,8 @@ impl Torrent {
         if room.worth_it { free > depth / 8 } else { free > 0 }
     }
 
-    /// What the swarm delivers. Looked at anew every few milliseconds: there may be hundreds of peers.
-    pub(super) fn estimate(&mut self, ctx: &Context<'_>) -> Estimate {
-        if let Some((at, estimate)) = self.estimate
-            && ctx.now.saturating_duration_since(at) < ESTIMATE_LIFE
-        {
-            return estimate;
-        }
-        let (mut sum, mut count, mut serving) = (0.0, 0u32, 0.0);
-        for (peer, rate) in self.peers.values().filter_map(|peer| Some((peer, peer.flow.rate(ctx.now)?))) {
-            (sum, count) = (sum + rate, count + 1);
-            serving += if peer.chokes_us { 0.0 } else { rate };
-        }
-        let guess = if count == 0 { GUESSED_RATE } else { sum / f64::from(count) };
-        let able = self.peers.values().filter(|peer| !peer.chokes_us && peer.flow.stalls == 0);
-        let first_s = able.map(|peer| peer.flow.eta(ctx.now, guess)).fold(f64::INFINITY, f64::min);
-        let estimate = Estimate { guess, rate: f64::max(serving, 1.0), first_s };
-        self.estimate = Some((ctx.now, estimate));
-        estimate
-    }
-
     /// Whether a peer may be asked for blocks of a piece.
-    fn may_ask(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32) -> bool {
+    pub(super) fn may_ask(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32) -> bool {
         let sole = content.pieces.active(piece).and_then(|active| active.isolated.as_ref());
         let may = match sole {
             Some(isolation) => isolation.sole.is_some_and(|(conn, _)| conn == peer.conn),
@@ -210,54 +208,73 @@ impl Torrent {
     }
 
     /// The block that a peer should be asked for next.
-    fn pick(&self, ctx: &mut Context<'_>, peer: &Peer, swarm: Estimate) -> Option<Pick> {
-        let content = self.content.as_ref()?;
-        self.pick_for_readers(ctx, content, peer, swarm).or_else(|| match self.prefetch {
-            Prefetch::None | Prefetch::Window => None,
-            Prefetch::File | Prefetch::All => self.pick_rarest(ctx, content, peer),
+    fn pick(&self, ctx: &mut Context<'_>, peer: &Peer, swarm: Estimate) -> Result<Pick, Idle> {
+        let content = self.content.as_ref().ok_or(Idle::Other)?;
+        self.pick_for_readers(ctx, content, peer, swarm).or_else(|idle| match self.prefetch {
+            Prefetch::None | Prefetch::Window => Err(idle),
+            Prefetch::File | Prefetch::All => self.pick_rarest(ctx, content, peer).ok_or(Idle::Other),
         })
     }
 
-    fn pick_for_readers(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, swarm: Estimate) -> Option<Pick> {
+    fn pick_for_readers(
+        &self,
+        ctx: &Context<'_>,
+        content: &Content,
+        peer: &Peer,
+        swarm: Estimate,
+    ) -> Result<Pick, Idle> {
         let (pieces, lanes) = (&content.pieces, self.readers.current_lanes());
         let piece_length = pieces.layout().piece_length();
-        let usable = |piece| self.may_ask(ctx, content, peer, piece);
+        let last_piece = Cell::new((u32::MAX, false));
+        let usable = |piece| {
+            if last_piece.get().0 != piece {
+                last_piece.set((piece, self.may_ask(ctx, content, peer, piece)));
+            }
+            last_piece.get().1
+        };
         let urgency = |lane: usize, place| self.readers.urgency(ctx.now, &lanes[lane], place, piece_length);
         let mut heads: Vec<(Urgency, usize, (u32, u32))> = (0..lanes.len())
             .filter_map(|at| Some((at, lanes[at].next(lanes[at].start(), pieces, usable)?)))
             .map(|(at, place)| (urgency(at, place), at, place))
             .collect();
+        let mut idle = if heads.len() == lanes.len() { Idle::OthersFirst } else { Idle::Other };
         let eta = peer.flow.eta(ctx.now, swarm.guess);
         let mut rival: Option<(u32, f64)> = None;
         for passed_over in 0..MAX_PASSED_OVER {
             let first = (0..heads.len())
-                .min_by(|a, b| heads[*a].0.partial_cmp(&heads[*b].0).unwrap_or(std::cmp::Ordering::Equal))?;
+                .min_by(|a, b| heads[*a].0.partial_cmp(&heads[*b].0).unwrap_or(std::cmp::Ordering::Equal))
+                .ok_or(idle)?;
             let (urgent, at, (piece, block)) = heads[first];
             let other = match rival {
                 Some((same, other)) if same == piece => other,
-                _ if eta <= swarm.first_s => f64::INFINITY,
-                _ => self.best_other(ctx, content, peer, piece, swarm.guess),
+                _ => self.best_other(ctx, content, peer, piece),
             };
             rival = Some((piece, other));
             let others_get_there = other * SLACK + SLACK_S + f64::from(passed_over * BLOCK_LEN) / swarm.rate;
             let in_time = eta * 1.5 < urgent.deadline_s;
-            if (in_time || eta <= others_get_there) && !peer.flow.knows_tombstone(pieces.number(piece, block)) {
-                let reader = Some((lanes[at].reader, lanes[at].is_blocked()));
-                return Some(Pick { piece, block, reader });
+            if in_time || eta <= others_get_there {
+                if !peer.flow.knows_tombstone(pieces.number(piece, block)) {
+                    let reader = Some((lanes[at].reader, lanes[at].is_blocked()));
+                    return Ok(Pick { piece, block, reader });
+                }
+                idle = Idle::Other;
             }
             match lanes[at].next((piece, block + 1), pieces, usable) {
                 Some(place) => heads[first] = (urgency(at, place), at, place),
                 None => drop(heads.swap_remove(first)),
             }
         }
-        None
+        Err(idle)
     }
 
     /// When the best other peer would deliver a block of `piece`; infinite if nobody else would.
-    fn best_other(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32, guess: f64) -> f64 {
-        let others = self.peers.values().filter(|other| other.conn != peer.conn && other.flow.stalls == 0);
-        let able = others.filter(|other| self.may_ask(ctx, content, other, piece));
-        able.map(|other| other.flow.eta(ctx.now, guess)).fold(f64::INFINITY, f64::min)
+    fn best_other(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32) -> f64 {
+        let others = self.ranking.iter().filter(|(_, conn)| *conn != peer.conn);
+        let mut able = others.filter(|(_, conn)| {
+            let other = self.peers.get(conn).filter(|other| other.flow.stalls == 0);
+            other.is_some_and(|other| self.may_ask(ctx, content, other, piece))
+        });
+        able.next().map_or(f64::INFINITY, |(eta, _)| eta)
     }
 
     /// A block that nobody reads: first of pieces that were begun, then of the rarest.
@@ -298,9 +315,11 @@ impl Torrent {
         let (Some(content), Some(peer)) = (&mut self.content, self.peers.get_mut(&conn)) else { return };
         let (number, span) = (content.pieces.number(piece, block), content.pieces.span(piece, block));
         content.pieces.requested(number, conn);
-        peer.flow.sent(ctx.now, number, span);
+        let ahead = pick.reader.is_none_or(|(_, blocked)| !blocked);
+        peer.flow.sent(ctx.now, number, span, ahead);
         ctx.limits.download.spend(span.len);
         peer.send(ctx.now, ctx.out, Message::Request(span));
+        self.rerank(ctx.now, conn);
         if let Some((reader, blocked)) = pick.reader {
             self.readers.served(reader, blocked);
         }
@@ -338,6 +357,7 @@ impl Torrent {
             let span = content.pieces.span(piece, block);
             peer.send(ctx.now, ctx.out, Message::Cancel(span));
             self.dirty.peers.insert(conn);
+            self.rerank(ctx.now, conn);
             self.release(conn, number);
         }
     }
@@ -382,6 +402,8 @@ impl Torrent {
         let number = if is_block { content.pieces.number(span.piece.0, span.block().0) } else { 0 };
         let answered = if is_block { peer.flow.arrived(ctx.now, number, span.len) } else { Answered::Unknown };
         self.dirty.peers.insert(conn);
+        self.rerank(ctx.now, conn);
+        let (Some(content), Some(peer)) = (&mut self.content, self.peers.get(&conn)) else { return };
         if answered == Answered::Unknown {
             self.wasted.unasked += bytes;
             ctx.out.push_back(Output::Discard { span });
@@ -412,57 +434,5 @@ impl Torrent {
         for other in others {
             self.cancel(ctx, other, number);
         }
-    }
-
-    /// Asks a second peer for blocks that reads are blocked on, where that brings them earlier and the budget allows.
-    pub(super) fn hedge(&mut self, ctx: &mut Context<'_>) {
-        let guess = self.estimate(ctx).guess;
-        let Some(content) = &self.content else { return };
-        for number in self.readers.blocked_on(&content.pieces, HEDGE_LOOKS) {
-            let Some((conn, span)) = self.second_peer(ctx, number, guess) else { continue };
-            let budget = HEDGE_START + (self.useful as f64 * HEDGE_SHARE) as u64;
-            if self.hedged + u64::from(span.len) > budget || !ctx.limits.download.is_ready(ctx.now) {
-                return;
-            }
-            ctx.limits.download.spend(span.len);
-            self.hedged += u64::from(span.len);
-            if let (Some(content), Some(peer)) = (&mut self.content, self.peers.get_mut(&conn)) {
-                content.pieces.requested(number, conn);
-                peer.flow.sent(ctx.now, number, span);
-                peer.send(ctx.now, ctx.out, Message::Request(span));
-            }
-        }
-    }
-
-    /// A peer that would deliver a requested block clearly earlier than the one that was asked.
-    fn second_peer(&self, ctx: &Context<'_>, number: u32, guess: f64) -> Option<(ConnId, BlockSpan)> {
-        let content = self.content.as_ref()?;
-        let mut asked = content.pieces.asked(number);
-        let (first, None) = (asked.next()?, asked.next()) else { return None };
-        if content.pieces.state(number) != BlockState::Requested {
-            return None;
-        }
-        let holder = self.peers.get(&first)?;
-        let request = holder.flow.find(number)?;
-        let left = request.due.saturating_duration_since(ctx.now);
-        let overdue = ctx.now.saturating_duration_since(request.due);
-        let piece = request.span.piece.0;
-        let able = self.peers.values().filter(|peer| {
-            peer.conn != first
-                && peer.flow.stalls == 0
-                && !peer.flow.knows(number)
-                && (peer.flow.in_flight() as u32) < peer.flow.limit(ctx.config.max_requests)
-                && self.may_ask(ctx, content, peer, piece)
-        });
-        let best = able.map(|peer| (peer.flow.eta(ctx.now, guess), peer.conn)).min_by(|a, b| a.0.total_cmp(&b.0))?;
-        // An overdue answer is expected to take as long again as it is late, and one of a stranger as long as it took.
-        let expected = if holder.flow.delay_s().is_none() {
-            ctx.now.saturating_duration_since(request.sent)
-        } else if overdue.is_zero() {
-            left
-        } else {
-            overdue.max(Duration::from_millis(50))
-        };
-        (best.0 * 2.0 < expected.as_secs_f64() && expected.as_secs_f64() > MIN_GAIN_S).then_some((best.1, request.span))
     }
 }

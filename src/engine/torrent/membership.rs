@@ -89,6 +89,7 @@ impl Torrent {
             return;
         }
         self.peers.insert(conn, peer);
+        self.rerank(ctx.now, conn);
         self.greet(ctx, conn);
         self.introduce(ctx, conn);
     }
@@ -239,6 +240,7 @@ impl Torrent {
     /// Forgets a peer; closes its connection if there is a reason to.
     pub(super) fn leave(&mut self, ctx: &mut Context<'_>, conn: ConnId, reason: Option<DisconnectReason>) {
         let Some(mut peer) = self.peers.remove(&conn) else { return };
+        self.ranking.remove(conn);
         let of_use = reason != Some(DisconnectReason::NoUse) || peer.is_reserve();
         if let Some(reason) = reason {
             ctx.disconnect(conn, reason);

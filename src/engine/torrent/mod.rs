@@ -5,9 +5,12 @@ mod exchange;
 mod extensions;
 mod fetch;
 mod gossip;
+mod hedge;
 mod holdings;
+mod make_way;
 mod membership;
 mod messages;
+mod ranking;
 mod reading;
 mod reserve;
 mod serve;
@@ -34,6 +37,7 @@ use super::readers::Readers;
 use super::{DisconnectReason, Output, ReadError, TorrentStats, Wasted};
 use crate::metainfo::Metainfo;
 use crate::types::{Bitfield, ConnId, FileIndex, InfoId, PeerIdentity, TorrentKey};
+use ranking::Ranking;
 use reserve::Reserve;
 use verify::LeafJob;
 
@@ -85,8 +89,7 @@ pub(super) struct Torrent {
     dirty: Dirty,
     /// Peers have been told that we have everything.
     told_complete: bool,
-    /// What the swarm was last taken to deliver, and when.
-    estimate: Option<(Instant, fetch::Estimate)>,
+    ranking: Ranking,
     /// How often each peer contributed to a piece that failed without a culprit.
     suspicion: BTreeMap<Arc<PeerIdentity>, u32>,
     /// Storage failed: no new requests before this.
@@ -127,7 +130,7 @@ impl Torrent {
             choker: Choker::default(),
             dirty: Dirty::default(),
             told_complete: false,
-            estimate: None,
+            ranking: Ranking::default(),
             suspicion: BTreeMap::new(),
             hold: None,
             pace: fetch::Pace::default(),

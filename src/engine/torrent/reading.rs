@@ -48,6 +48,7 @@ impl Torrent {
             ctx.out.push_back(Output::ReadReady { read });
         } else {
             self.wake_duties(ctx.now);
+            self.make_way(ctx, read);
         }
         self.move_window(ctx, reader, offset, len);
         self.dirty.all = true;

@@ -1,0 +1,73 @@
+//! Second copies: what a read is blocked on is asked of another peer, too, if that brings it clearly earlier.
+
+use std::time::Duration;
+
+use super::Torrent;
+use crate::engine::manager::Context;
+use crate::engine::peer::Peer;
+use crate::engine::pieces::BlockState;
+use crate::types::{BLOCK_LEN, BlockSpan, ConnId};
+use crate::wire::Message;
+
+/// Share of the useful bytes that may be asked of a second peer, and what may be before there are any.
+const HEDGE_SHARE: f64 = 0.05;
+const HEDGE_START: u64 = 16 * BLOCK_LEN as u64;
+/// Blocks of one read that are looked at for a second copy.
+const HEDGE_LOOKS: usize = 32;
+/// A second copy is not worth less than this.
+const MIN_GAIN_S: f64 = 0.03;
+
+impl Torrent {
+    /// Asks a second peer for blocks that reads are blocked on, where that brings them earlier and the budget allows.
+    pub(super) fn hedge(&mut self, ctx: &mut Context<'_>) {
+        self.estimate(ctx);
+        let Some(content) = &self.content else { return };
+        for number in self.readers.blocked_on(&content.pieces, HEDGE_LOOKS) {
+            let Some((conn, span)) = self.second_peer(ctx, number) else { continue };
+            let budget = HEDGE_START + (self.useful as f64 * HEDGE_SHARE) as u64;
+            if self.hedged + u64::from(span.len) > budget || !ctx.limits.download.is_ready(ctx.now) {
+                return;
+            }
+            ctx.limits.download.spend(span.len);
+            self.hedged += u64::from(span.len);
+            if let (Some(content), Some(peer)) = (&mut self.content, self.peers.get_mut(&conn)) {
+                content.pieces.requested(number, conn);
+                peer.flow.sent(ctx.now, number, span, false);
+                peer.send(ctx.now, ctx.out, Message::Request(span));
+            }
+            self.rerank(ctx.now, conn);
+        }
+    }
+
+    /// A peer that would deliver a requested block clearly earlier than the one that was asked.
+    fn second_peer(&self, ctx: &Context<'_>, number: u32) -> Option<(ConnId, BlockSpan)> {
+        let content = self.content.as_ref()?;
+        let mut asked = content.pieces.asked(number);
+        let (first, None) = (asked.next()?, asked.next()) else { return None };
+        if content.pieces.state(number) != BlockState::Requested {
+            return None;
+        }
+        let holder = self.peers.get(&first)?;
+        let request = holder.flow.find(number)?;
+        let left = request.due.saturating_duration_since(ctx.now);
+        let overdue = ctx.now.saturating_duration_since(request.due);
+        let piece = request.span.piece.0;
+        let able = |peer: &&Peer| {
+            peer.conn != first
+                && peer.flow.stalls == 0
+                && !peer.flow.knows(number)
+                && (peer.flow.in_flight() as u32) < peer.flow.limit(ctx.config.max_requests)
+                && self.may_ask(ctx, content, peer, piece)
+        };
+        let best = self.ranking.iter().find(|(_, conn)| self.peers.get(conn).filter(able).is_some())?;
+        // An overdue answer is expected to take as long again as it is late, and one of a stranger as long as it took.
+        let expected = if holder.flow.delay_s().is_none() {
+            ctx.now.saturating_duration_since(request.sent)
+        } else if overdue.is_zero() {
+            left
+        } else {
+            overdue.max(Duration::from_millis(50))
+        };
+        (best.0 * 2.0 < expected.as_secs_f64() && expected.as_secs_f64() > MIN_GAIN_S).then_some((best.1, request.span))
+    }
+}

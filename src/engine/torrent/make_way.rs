@@ -1,0 +1,76 @@
+//! Requests ahead of readers give way to a read that is blocked.
+//!
+//! A peer answers in order, so a block that is asked of it comes after all that it was asked before. Where those are
+//! blocks that nobody waits for yet they are taken back and asked for again behind the read. So a seek costs about a
+//! round trip, however much else is being fetched.
+
+use std::collections::BTreeMap;
+
+use super::{Content, Torrent};
+use crate::engine::manager::Context;
+use crate::types::{BLOCK_LEN, ConnId, ReadId};
+
+/// Blocks of a read that way is made for at once.
+const MAX_BLOCKS: usize = 16;
+/// A queue is worth clearing if a block comes so many times as early by that, and so many seconds.
+const WORTH: f64 = 1.3;
+const WORTH_S: f64 = 0.01;
+
+/// A peer that requests could be taken back from.
+struct Clearable {
+    conn: ConnId,
+    /// Seconds until it would deliver another block without them, and those for one more.
+    eta_s: f64,
+    block_s: f64,
+    /// Blocks that could be taken back.
+    deferrable: Vec<u32>,
+}
+
+impl Torrent {
+    /// Takes requests back that would hold up the blocks of `read` which nobody was asked for yet.
+    pub(super) fn make_way(&mut self, ctx: &mut Context<'_>, read: ReadId) {
+        let swarm = self.estimate(ctx);
+        let Some(content) = &self.content else { return };
+        let blocks = self.readers.unasked_of(read, &content.pieces, MAX_BLOCKS);
+        let Some(quickest) = self.ranking.iter().next().filter(|_| !blocks.is_empty()) else { return };
+        let mut clearable = self.clearable(ctx, content, quickest.0, swarm.guess);
+        let mut cleared: BTreeMap<ConnId, Vec<u32>> = BTreeMap::new();
+        for (piece, _) in blocks {
+            let able = |conn: &ConnId| {
+                let peer = self.peers.get(conn).filter(|peer| peer.flow.stalls == 0);
+                peer.is_some_and(|peer| self.may_ask(ctx, content, peer, piece))
+            };
+            let as_it_is = self.ranking.iter().find(|(_, conn)| able(conn)).map_or(f64::INFINITY, |(eta, _)| eta);
+            let best = clearable.iter_mut().filter(|peer| able(&peer.conn));
+            let Some(best) = best.min_by(|a, b| a.eta_s.total_cmp(&b.eta_s)) else { break };
+            if best.eta_s * WORTH + WORTH_S > as_it_is {
+                break;
+            }
+            best.eta_s += best.block_s;
+            cleared.entry(best.conn).or_insert_with(|| std::mem::take(&mut best.deferrable));
+        }
+        for (conn, number) in cleared.into_iter().flat_map(|(conn, all)| all.into_iter().map(move |it| (conn, it))) {
+            self.cancel(ctx, conn, number);
+        }
+    }
+
+    /// Peers that would deliver a block clearly earlier than in `quickest_s` seconds if they were asked for nothing
+    /// ahead.
+    fn clearable(&self, ctx: &Context<'_>, content: &Content, quickest_s: f64, guess: f64) -> Vec<Clearable> {
+        let peers = self.peers.values().filter(|peer| peer.flow.stalls == 0 && peer.flow.in_flight() > 0);
+        let clearable = peers.filter_map(|peer| {
+            let block_s = f64::from(BLOCK_LEN) / peer.flow.rate(ctx.now).unwrap_or(guess).max(1.0);
+            let least_s = peer.flow.eta_without(ctx.now, guess, peer.flow.in_flight());
+            if least_s * WORTH + WORTH_S > quickest_s {
+                return None;
+            }
+            let deferrable = peer.flow.deferrable(ctx.now).filter(|request| {
+                !self.readers.wait_for(request.span.piece.0, request.span.block().0, &content.pieces)
+            });
+            let deferrable: Vec<u32> = deferrable.map(|request| request.number).collect();
+            let eta_s = peer.flow.eta_without(ctx.now, guess, deferrable.len());
+            (!deferrable.is_empty()).then_some(Clearable { conn: peer.conn, eta_s, block_s, deferrable })
+        });
+        clearable.collect()
+    }
+}

@@ -1,0 +1,110 @@
+//! Peers in the order in which they would deliver another block, kept up to date request by request, so that the best
+//! one for a piece is found without a look at all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::Torrent;
+use crate::engine::manager::Context;
+use crate::types::ConnId;
+
+/// How long an estimate of the swarm holds at least, and per peer: looking at hundreds takes time.
+const ESTIMATE_LIFE: Duration = Duration::from_millis(5);
+const ESTIMATE_LIFE_PER_PEER: Duration = Duration::from_micros(100);
+/// Bytes a second of a peer when no peer was measured.
+const GUESSED_RATE: f64 = 1e6;
+
+/// What is expected of the swarm as a whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Estimate {
+    /// Bytes a second that a peer which was not measured is taken to deliver: as much as the others do.
+    pub(super) guess: f64,
+    /// Bytes a second that all peers deliver.
+    pub(super) rate: f64,
+}
+
+/// Peers by when they would deliver another block.
+#[derive(Debug, Default)]
+pub(super) struct Ranking {
+    /// What is expected of the swarm, and since when.
+    estimate: Option<(Instant, Estimate)>,
+    order: BTreeSet<(u64, ConnId)>,
+    places: BTreeMap<ConnId, u64>,
+}
+
+impl Ranking {
+    /// A peer would deliver another block in `eta_s` seconds.
+    fn set(&mut self, conn: ConnId, eta_s: f64) {
+        // The bits of positive floats are in the order of the floats.
+        let place = eta_s.to_bits();
+        if let Some(before) = self.places.insert(conn, place) {
+            self.order.remove(&(before, conn));
+        }
+        self.order.insert((place, conn));
+    }
+
+    pub(super) fn remove(&mut self, conn: ConnId) {
+        if let Some(place) = self.places.remove(&conn) {
+            self.order.remove(&(place, conn));
+        }
+    }
+
+    /// Seconds until each peer would deliver another block, the soonest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (f64, ConnId)> + '_ {
+        self.order.iter().map(|(place, conn)| (f64::from_bits(*place), *conn))
+    }
+
+    /// Seconds until a peer would deliver another block.
+    pub(super) fn eta_s(&self, conn: ConnId) -> Option<f64> {
+        self.places.get(&conn).map(|place| f64::from_bits(*place))
+    }
+}
+
+impl Torrent {
+    /// What the swarm delivers. Looked at anew every few milliseconds, and all peers with it.
+    pub(super) fn estimate(&mut self, ctx: &Context<'_>) -> Estimate {
+        let life = ESTIMATE_LIFE.max(ESTIMATE_LIFE_PER_PEER * self.peers.len() as u32);
+        if let Some((at, estimate)) = self.ranking.estimate
+            && ctx.now.saturating_duration_since(at) < life
+        {
+            return estimate;
+        }
+        let (mut sum, mut count, mut serving) = (0.0, 0u32, 0.0);
+        for (peer, rate) in self.peers.values().filter_map(|peer| Some((peer, peer.flow.rate(ctx.now)?))) {
+            (sum, count) = (sum + rate, count + 1);
+            serving += if peer.chokes_us { 0.0 } else { rate };
+        }
+        let guess = if count == 0 { GUESSED_RATE } else { sum / f64::from(count) };
+        let estimate = Estimate { guess, rate: f64::max(serving, 1.0) };
+        self.ranking = Ranking { estimate: Some((ctx.now, estimate)), ..Ranking::default() };
+        for peer in self.peers.values() {
+            self.ranking.set(peer.conn, peer.flow.eta(ctx.now, guess));
+        }
+        estimate
+    }
+
+    /// A peer came, or what is asked of it has changed.
+    pub(super) fn rerank(&mut self, now: Instant, conn: ConnId) {
+        if let (Some(peer), Some((_, estimate))) = (self.peers.get(&conn), self.ranking.estimate) {
+            self.ranking.set(conn, peer.flow.eta(now, estimate.guess));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_move_as_their_estimates_do() {
+        let mut ranking = Ranking::default();
+        for (conn, eta) in [(1, 0.5), (2, 0.1), (3, f64::INFINITY), (1, 0.05), (4, 0.2), (2, 3.0)] {
+            ranking.set(ConnId(conn), eta);
+        }
+        ranking.remove(ConnId(4));
+        ranking.remove(ConnId(9));
+        let order: Vec<_> = ranking.iter().map(|(eta, conn)| (eta, conn.0)).collect();
+        assert_eq!(order, [(0.05, 1), (3.0, 2), (f64::INFINITY, 3)]);
+        assert_eq!((ranking.eta_s(ConnId(2)), ranking.eta_s(ConnId(4))), (Some(3.0), None));
+    }
+}
