@@ -53,6 +53,10 @@ const FAST_DEPTH: u32 = 128;
 const MAX_STREAM_DEPTH: u32 = 1024;
 const STREAM_SLACK_S: f64 = 0.3;
 const BULK_SLACK_S: f64 = 3.0;
+/// While readers contend a queue holds this more than the path, and what arrivals deviate so many times: whoever comes
+/// next waits for all of it.
+const CONTENDED_SLACK_S: f64 = 0.01;
+const CONTENDED_DEVIATIONS: f64 = 4.0;
 /// Taken for the delay and the rate of a peer that nothing is known of.
 const GUESSED_DELAY_S: f64 = 0.15;
 const GUESSED_RATE: f64 = 1e6;
@@ -62,6 +66,17 @@ const TOMBSTONE_LIFE: Duration = Duration::from_secs(30);
 const MIN_STALL: Duration = Duration::from_secs(2);
 const FIRST_STALL: Duration = Duration::from_secs(5);
 const MAX_STALL: Duration = Duration::from_secs(20);
+
+/// What a queue of requests is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Nobody reads, only throughput counts.
+    Bulk,
+    /// One reads.
+    Stream,
+    /// Several wait for blocks.
+    Contended,
+}
 
 /// The requests to one peer.
 #[derive(Clone, Debug)]
@@ -240,9 +255,9 @@ impl Flow {
         self.min_delay.map(|delay| delay.as_secs_f64())
     }
 
-    /// Requests that may be in flight. `bulk`: nobody reads, only throughput counts. `peers` that could be asked
-    /// instead: of a stranger among many little is asked, it may be slow.
-    pub(super) fn depth(&self, now: Instant, bulk: bool, cap: u32, peers: usize) -> u32 {
+    /// Requests that may be in flight. `peers` that could be asked instead: of a stranger among many little is asked,
+    /// it may be slow.
+    pub(super) fn depth(&self, now: Instant, purpose: Purpose, cap: u32, peers: usize) -> u32 {
         let cap = self.limit(cap);
         if self.stalls > 0 {
             return 1;
@@ -250,12 +265,17 @@ impl Flow {
         let Some(rate) = self.rate(now) else {
             return (FIRST_DEPTH / (peers as u32).max(1)).max(LEAST_DEPTH).min(cap);
         };
-        let slack = if bulk { BULK_SLACK_S } else { STREAM_SLACK_S };
+        let slack = match purpose {
+            Purpose::Bulk => BULK_SLACK_S,
+            Purpose::Stream => STREAM_SLACK_S,
+            Purpose::Contended => (CONTENDED_SLACK_S + CONTENDED_DEVIATIONS * self.deviation).min(STREAM_SLACK_S),
+        };
         let measured = rate * (self.delay_s().unwrap_or(GUESSED_DELAY_S) + slack) / f64::from(BLOCK_LEN);
-        let limit = if bulk { cap } else { cap.min(MAX_STREAM_DEPTH) };
+        let measured = if purpose == Purpose::Contended { measured.round() } else { measured.ceil() };
+        let limit = if purpose == Purpose::Bulk { cap } else { cap.min(MAX_STREAM_DEPTH) };
         let least = if rate > FAST_RATE { FAST_DEPTH } else { LEAST_DEPTH };
         let start = self.slow_start.as_ref().map_or(0, |start| start.depth);
-        (measured.ceil() as u32).max(least).max(start).min(limit)
+        (measured as u32).max(least).max(start).min(limit)
     }
 
     /// Requests that were cancelled but may still sit in the peer's queue.
@@ -274,9 +294,8 @@ impl Flow {
 
     /// Requests ahead of readers that the peer cannot have begun to answer when a cancel arrives.
     pub(super) fn deferrable(&self, now: Instant) -> impl Iterator<Item = &Request> {
-        let rate = self.rate(now).unwrap_or(GUESSED_RATE).max(1.0);
-        let begun = self.delay_s().unwrap_or(GUESSED_DELAY_S) + f64::from(BLOCK_LEN) / rate;
-        let settled = now + Duration::from_secs_f64(begun.min(3600.0));
+        // The shortest time from a request to its block: what a cancel takes to get there, and a block to be sent.
+        let settled = now + self.min_delay.unwrap_or(Duration::from_secs_f64(GUESSED_DELAY_S));
         self.requests.iter().filter(move |request| request.ahead && request.due > settled)
     }
 
@@ -316,7 +335,7 @@ mod tests {
         let mut free = start;
         let mut arrivals: VecDeque<(Instant, u32)> = VecDeque::new();
         while now < start + Duration::from_secs(seconds) {
-            while flow.in_flight() < flow.depth(now, false, 2000, 1) as usize {
+            while flow.in_flight() < flow.depth(now, Purpose::Stream, 2000, 1) as usize {
                 flow.sent(now, next, span(next), true);
                 free = free.max(now + rtt / 2) + Duration::from_secs_f64(f64::from(BLOCK_LEN) / rate);
                 arrivals.push_back((free + rtt / 2, next));
@@ -336,7 +355,7 @@ mod tests {
             flow.set_peer_queue(2000);
             let measured = flow.rate(now).unwrap();
             assert!((measured / rate - 1.0).abs() < 0.2, "{rate} {rtt_ms}: measured {measured}");
-            let depth = f64::from(flow.depth(now, false, 2000, 1)) * f64::from(BLOCK_LEN);
+            let depth = f64::from(flow.depth(now, Purpose::Stream, 2000, 1)) * f64::from(BLOCK_LEN);
             let path = rate * rtt_ms as f64 / 1000.0;
             assert!(depth > path, "{rate} {rtt_ms}: depth {depth}");
             assert!(depth < path + rate * 0.5 + 65536.0, "{rate} {rtt_ms}: depth {depth}");
@@ -347,16 +366,16 @@ mod tests {
     fn a_fast_peer_nearby_always_has_a_deep_queue() {
         let (mut flow, now) = run(200e6, Duration::from_micros(200), 1);
         flow.set_peer_queue(2000);
-        assert!(flow.depth(now, false, 2000, 1) >= FAST_DEPTH);
+        assert!(flow.depth(now, Purpose::Stream, 2000, 1) >= FAST_DEPTH);
     }
 
     #[test]
     fn a_peer_that_says_nothing_queues_as_much_as_most_clients_do() {
         let (mut flow, now) = run(100e6, Duration::from_millis(200), 5);
-        assert_eq!(flow.depth(now, true, 2000, 1), 250);
+        assert_eq!(flow.depth(now, Purpose::Bulk, 2000, 1), 250);
         for (says, depth) in [(0, 1), (40, 40), (u32::MAX, 1500)] {
             flow.set_peer_queue(says);
-            assert_eq!(flow.depth(now, true, 1500, 1), depth, "reqq {says}");
+            assert_eq!(flow.depth(now, Purpose::Bulk, 1500, 1), depth, "reqq {says}");
         }
     }
 
@@ -366,7 +385,7 @@ mod tests {
         assert!(!flow.is_stalled(now + Duration::from_secs(1)));
         assert!(flow.is_stalled(now + Duration::from_secs(3)));
         flow.stalls += 1;
-        assert_eq!(flow.depth(now, false, 2000, 1), 1);
+        assert_eq!(flow.depth(now, Purpose::Stream, 2000, 1), 1);
     }
 
     #[test]

@@ -221,6 +221,11 @@ impl PieceManager {
         self.open.iter().copied()
     }
 
+    /// Bytes of a piece where only whole ones can be verified, else 0.
+    pub(super) fn whole_piece_length(&self) -> u64 {
+        if self.whole_pieces { u64::from(self.layout.piece_length()) } else { 0 }
+    }
+
     /// Whether a block of `piece` is of no use before all the others are there.
     pub(super) fn needs_whole(&self, piece: u32) -> bool {
         self.whole_pieces

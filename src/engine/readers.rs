@@ -1,56 +1,18 @@
 //! Readers: what is waited for, what will be read next, and in which order to fetch it.
 
+mod extent;
+
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::flow::Purpose;
 use super::meter::RateMeter;
 use super::pieces::PieceManager;
 use super::window::Run;
 use crate::types::{BLOCK_LEN, FileIndex, ReadId, ReaderId};
-
-/// Blocks that follow each other in a file: possibly part of the first piece, all between, part of the last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) pieces: Range<u32>,
-    /// First block in the first piece.
-    from: u32,
-    /// One past the last block in the last piece.
-    to: u32,
-}
-
-impl Extent {
-    /// The blocks that bytes of a file touch.
-    fn new(pieces: &PieceManager, file: FileIndex, bytes: Range<u64>) -> Self {
-        let layout = pieces.layout();
-        let range = layout.pieces_of_range(file, bytes.clone());
-        let Some(last) = range.end.checked_sub(1).filter(|last| *last >= range.start) else { return Self::default() };
-        let first = layout.blocks_of_range(file, bytes.clone()).next().map_or(0, |span| span.block().0);
-        let end = bytes.end.min(layout.file_length(file));
-        let at_end = layout.blocks_of_range(file, end.saturating_sub(1)..end).next();
-        let to = at_end.map_or_else(|| pieces.blocks_in(last), |span| span.block().0 + 1);
-        Self { pieces: range, from: first, to }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
-    }
-
-    /// The blocks of `piece` that are to be fetched: more than the extent's own where only whole pieces verify.
-    pub(super) fn wanted_in(&self, piece: u32, pieces: &PieceManager) -> Range<u32> {
-        if !self.pieces.contains(&piece) {
-            return 0..0;
-        }
-        if pieces.needs_whole(piece) { 0..pieces.blocks_in(piece) } else { self.own_in(piece, pieces) }
-    }
-
-    fn own_in(&self, piece: u32, pieces: &PieceManager) -> Range<u32> {
-        let from = if piece == self.pieces.start { self.from } else { 0 };
-        let to = if piece + 1 == self.pieces.end { self.to } else { pieces.blocks_in(piece) };
-        from..to
-    }
-}
+use extent::Extent;
 
 /// A read that waits.
 #[derive(Clone, Debug)]
@@ -205,7 +167,7 @@ impl Readers {
         let Some(state) = self.readers.get_mut(&reader) else { return false };
         state.turn = state.turn.max(self.turn);
         let extent = Extent::new(pieces, state.file, bytes.clone());
-        let missing = missing_of(&extent, pieces);
+        let missing = extent.missing(pieces);
         if missing.is_empty() {
             return true;
         }
@@ -238,7 +200,7 @@ impl Readers {
         reader.consumed.add(now, bytes.end - bytes.start);
         let sought = reader.run.touch(bytes, reader.window_end);
         let from = reader.run.position();
-        let size = reader.run.window(limit);
+        let size = reader.run.window(limit).max(pieces.whole_piece_length().min(reader.run.window(u64::MAX) * 4));
         if size == 0 && reader.window.is_empty() {
             return Moved { sought, moved: false };
         }
@@ -450,17 +412,23 @@ impl Readers {
         }
     }
 
-    /// Blocks that reads are blocked on, first ones first, `limit` of each read at most.
+    /// Blocks on their way that reads are blocked on, first ones first, `limit` of each read at most.
     pub(super) fn blocked_on(&self, pieces: &PieceManager, limit: usize) -> Vec<u32> {
-        let mut blocks = Vec::new();
-        for read in self.reads.values() {
-            let all = read.extent.pieces.clone().flat_map(|piece| {
-                let wanted = read.extent.wanted_in(piece, pieces);
-                wanted.map(move |block| pieces.number(piece, block))
-            });
-            blocks.extend(all.filter(|number| !pieces.is_verified(*number)).take(limit));
-        }
-        blocks
+        let mut seen = BTreeSet::new();
+        let fresh = |block: &u32| seen.insert(*block);
+        self.reads.values().flat_map(|read| read.extent.on_their_way(pieces).take(limit)).filter(fresh).collect()
+    }
+
+    /// Blocks on their way that streaming readers get to in the next seconds, `limit` of each at most.
+    pub(super) fn needed_within(&self, now: Instant, seconds: f64, pieces: &PieceManager, limit: usize) -> Vec<u32> {
+        let streaming = self.readers.values().filter(|reader| !reader.window.is_empty());
+        let soon = streaming.flat_map(|reader| {
+            let from = reader.run.position();
+            let to = reader.window_end.min(from + (reader.consumed.per_second(now) * seconds) as u64);
+            let extent = Extent::new(pieces, reader.file, from..to);
+            extent.on_their_way(pieces).take(limit).collect::<Vec<_>>()
+        });
+        soon.collect()
     }
 
     /// Blocks of a read that nobody was asked for, `limit` at most.
@@ -492,17 +460,18 @@ impl Readers {
         self.readers.contains_key(&reader)
     }
 
-    /// Whether any handle has read lately, so that queues are to be kept short.
-    pub(super) fn is_streaming(&self, now: Instant) -> bool {
-        !self.reads.is_empty()
-            || self.readers.values().any(|reader| now.saturating_duration_since(reader.active) < IDLE_AFTER)
+    /// What is asked for is for whom.
+    pub(super) fn purpose(&self, now: Instant) -> Purpose {
+        let mut waiting = self.reads.values().map(|read| read.reader);
+        match waiting.next() {
+            Some(first) if waiting.any(|other| other != first) => Purpose::Contended,
+            Some(_) => Purpose::Stream,
+            None if self.has_read_lately(now) => Purpose::Stream,
+            None => Purpose::Bulk,
+        }
     }
-}
 
-fn missing_of(extent: &Extent, pieces: &PieceManager) -> Vec<u32> {
-    let numbers = extent.pieces.clone().flat_map(|piece| {
-        let own = extent.own_in(piece, pieces);
-        own.map(move |block| pieces.number(piece, block))
-    });
-    numbers.filter(|number| !pieces.is_verified(*number)).collect()
+    fn has_read_lately(&self, now: Instant) -> bool {
+        self.readers.values().any(|reader| now.saturating_duration_since(reader.active) < IDLE_AFTER)
+    }
 }

@@ -119,7 +119,9 @@ fn play(swarm: Swarm, content: &Content, load: f64, totals: &mut Totals) -> f64 
     let mut sim = swarm.start(2, content);
     let rate = swarm.capacity() * load;
     let len = ((rate * PLAY_S) as u64).min(LEN);
-    let app = sim.read(swarm.seeds, App { rate, ahead: 8, ..App::file(0, len) });
+    // It buffers a second.
+    let ahead = ((rate / f64::from(App::file(0, 0).chunk)) as usize).max(8);
+    let app = sim.read(swarm.seeds, App { rate, ahead, ..App::file(0, len) });
     finish(&mut sim, swarm.seeds, 300 * S);
     totals.add(&sim, swarm.seeds);
     sim.nodes[swarm.seeds].apps[app].stalled.as_secs_f64() / PLAY_S

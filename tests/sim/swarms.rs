@@ -65,7 +65,8 @@ impl Swarm {
     /// Bytes a second of those that can be counted on.
     pub(in crate::engine) fn capacity(&self) -> f64 {
         let counted = (0..self.seeds).filter(|at| self.conduct(*at).stalls_after.is_none() && self.is_honest(*at));
-        counted.map(|at| self.up(at)).sum()
+        let present = if self.kind == Kind::Churn { 0.8 } else { 1.0 };
+        counted.map(|at| self.up(at)).sum::<f64>() * present
     }
 
     fn is_honest(&self, at: usize) -> bool {

@@ -36,6 +36,50 @@ fn print_row(name: &str, swarm: Swarm, measures: &Measures) {
     println!(" {seek_bound:>6.0} {fetched_per_read:>6.2} {:>5.1}% {jain:>6.3} {block_us:>9.1}", waste * 100.0);
 }
 
+/// In every swarm what streams stays fluid, seeks take little more than a round trip, and little is fetched in vain.
+fn check(kind: Kind) {
+    let swarm = Swarm { kind, seeds: 10 };
+    let measures = measure(swarm, &content(Form::Merkle, 4 << 20), Form::Merkle);
+    let block_ms = 16384.0 / swarm.fastest() * 1000.0;
+    let round_trip_ms = swarm.round_trip().as_secs_f64() * 1000.0;
+    assert!(measures.start_ms <= 2.0 * round_trip_ms + block_ms, "{measures:?}");
+    // A seed that goes while it was asked costs another round trip.
+    let round_trips = if kind == Kind::Churn { 3.0 } else { 2.0 };
+    assert!(measures.seeks[0].p99 <= round_trips * round_trip_ms + 1.5 * block_ms, "{measures:?}");
+    assert!(kind == Kind::Churn || measures.rebuffer[..3] == [0.0; 3], "{measures:?}");
+    assert!(measures.fetched_per_read <= 1.1 && measures.waste <= 0.05 && measures.jain >= 0.95, "{measures:?}");
+}
+
+#[test]
+fn a_uniform_swarm_streams() {
+    check(Kind::Uniform);
+}
+
+#[test]
+fn one_fast_seed_among_slow_ones_streams() {
+    check(Kind::OneFast);
+}
+
+#[test]
+fn a_far_swarm_streams() {
+    check(Kind::Far);
+}
+
+#[test]
+fn a_swarm_that_stalls_streams() {
+    check(Kind::Stalling);
+}
+
+#[test]
+fn a_swarm_with_liars_streams() {
+    check(Kind::Corrupt);
+}
+
+#[test]
+fn a_swarm_that_comes_and_goes_can_be_read() {
+    check(Kind::Churn);
+}
+
 #[test]
 #[ignore = "takes minutes; scripts/sim runs it"]
 fn table() {

@@ -34,6 +34,7 @@ fn padding_is_served_and_never_asked_for() {
     for wanted in [part(0, 16384, 16384), part(0, 32768, 7232), part(0, 0, 16384), part(2, 0, 10_000)] {
         let out = lab.say(Message::Request(wanted));
         assert!(matches!(out[..], [Output::SendBlock { span, .. }] if span == wanted), "{out:?}");
+        lab.put(Input::BlockSent { conn: CONN, span: wanted });
     }
     let mut lab = padded();
     lab.open(false);

@@ -45,7 +45,7 @@ fn every_request_gets_exactly_one_answer() {
             _ => panic!("{out:?}"),
         }
     }
-    assert_eq!(accepted, 20 + 4, "the queue is bounded, and so is what is on its way");
+    assert_eq!(accepted, 20 + 1, "the queue is bounded, and so is what is on its way");
     assert!(lab.say(Message::Cancel(span(0, 0))).is_empty(), "on its way already: the block is the answer");
     assert_eq!(sent(&lab.say(Message::Cancel(span(5, 1)))), [&reject(span(5, 1))]);
     let out = lab.put(Input::BlockUnreadable { conn: CONN, span: span(0, 0) });

@@ -38,8 +38,8 @@ impl Torrent {
         if self.readers.waiting_reads() > 0 {
             // Estimates have changed: a block that was left to a better peer may be anybody's now.
             self.dirty.all = true;
-            self.hedge(ctx);
         }
+        self.hedge(ctx);
         if self.hold.is_some_and(|until| ctx.now >= until) {
             self.hold = None;
             self.dirty.all = true;

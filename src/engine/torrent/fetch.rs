@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 
 use super::ranking::Estimate;
 use super::{Content, Torrent};
+use crate::engine::flow::Purpose;
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
 use crate::engine::pieces::{BlockState, Leaves};
@@ -24,7 +25,7 @@ const ENOUGH_UNNEEDED: u32 = 4;
 /// Missing blocks that are passed over for a peer before it is left idle.
 const MAX_PASSED_OVER: u32 = 256;
 /// Requests beyond a peer's depth for reads that are blocked.
-const BLOCKED_EXTRA: u32 = 16;
+const BLOCKED_EXTRA: u32 = 4;
 /// How much later than another peer one may deliver and still take a block: estimates are no better.
 const SLACK: f64 = 1.25;
 const SLACK_S: f64 = 0.005;
@@ -42,8 +43,7 @@ pub(super) enum Pace {
 struct Room {
     /// A read waits.
     blocked: bool,
-    /// Nobody reads.
-    bulk: bool,
+    purpose: Purpose,
     /// Only if there is enough room: the effort is not spent for every single block of a deep queue.
     worth_it: bool,
 }
@@ -124,7 +124,7 @@ impl Torrent {
             return;
         }
         let swarm = self.estimate(ctx);
-        let room = Room { blocked, bulk: !self.readers.is_streaming(ctx.now), worth_it: true };
+        let room = Room { blocked, purpose: self.readers.purpose(ctx.now), worth_it: true };
         // Whoever would answer first takes the first block.
         let mut turns = if all { Turns::of(self.ranking.iter()) } else { Turns::of(self.places_of(&peers)) };
         let mut unneeded = 0;
@@ -187,11 +187,12 @@ impl Torrent {
             return false;
         }
         let cap = ctx.config.max_requests;
-        let depth = peer.flow.depth(ctx.now, room.bulk, cap, self.peers.len());
+        let depth = peer.flow.depth(ctx.now, room.purpose, cap, self.peers.len());
         let in_flight = peer.flow.in_flight() as u32;
         let proven = peer.flow.delay_s().is_some() || self.peers.len() == 1;
         if room.blocked && proven && peer.flow.stalls == 0 {
-            return in_flight < (depth + BLOCKED_EXTRA).min(peer.flow.limit(cap));
+            let extra = if room.purpose == Purpose::Contended { 0 } else { BLOCKED_EXTRA };
+            return in_flight < (depth + extra).min(peer.flow.limit(cap));
         }
         let free = depth.saturating_sub(in_flight);
         if room.worth_it { free > depth / 8 } else { free > 0 }
@@ -250,8 +251,11 @@ impl Torrent {
                 _ => self.best_other(ctx, content, peer, piece),
             };
             rival = Some((piece, other));
-            let others_get_there = other * SLACK + SLACK_S + f64::from(passed_over * BLOCK_LEN) / swarm.rate;
-            let in_time = eta * 1.5 < urgent.deadline_s;
+            // The last block of a piece that verifies as a whole decides when the others are of use.
+            let awaited = pieces.needs_whole(piece) && self.readers.wait_for(piece, block, pieces);
+            let slack = if awaited { 1.0 } else { SLACK };
+            let others_get_there = other * slack + SLACK_S + f64::from(passed_over * BLOCK_LEN) / swarm.rate;
+            let in_time = eta * 1.5 < urgent.deadline_s && !awaited;
             if in_time || eta <= others_get_there {
                 if !peer.flow.knows_tombstone(pieces.number(piece, block)) {
                     let reader = Some((lanes[at].reader, lanes[at].is_blocked()));

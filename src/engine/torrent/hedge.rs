@@ -5,14 +5,16 @@ use std::time::Duration;
 use super::Torrent;
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
-use crate::engine::pieces::BlockState;
 use crate::types::{BLOCK_LEN, BlockSpan, ConnId};
 use crate::wire::Message;
 
 /// Share of the useful bytes that may be asked of a second peer, and what may be before there are any.
 const HEDGE_SHARE: f64 = 0.05;
 const HEDGE_START: u64 = 16 * BLOCK_LEN as u64;
-/// Blocks of one read that are looked at for a second copy.
+/// Seconds before a reader gets to a block in which it may be asked for again if it is overdue: a peer that fell silent
+/// is not waited for until its block holds up a read.
+const SOON_S: f64 = 1.0;
+/// Blocks of one read, or reader, that are looked at for a second copy.
 const HEDGE_LOOKS: usize = 32;
 /// A second copy is not worth less than this.
 const MIN_GAIN_S: f64 = 0.03;
@@ -22,8 +24,11 @@ impl Torrent {
     pub(super) fn hedge(&mut self, ctx: &mut Context<'_>) {
         self.estimate(ctx);
         let Some(content) = &self.content else { return };
-        for number in self.readers.blocked_on(&content.pieces, HEDGE_LOOKS) {
-            let Some((conn, span)) = self.second_peer(ctx, number) else { continue };
+        let blocked = self.readers.blocked_on(&content.pieces, HEDGE_LOOKS);
+        let soon = self.readers.needed_within(ctx.now, SOON_S, &content.pieces, HEDGE_LOOKS);
+        let is_blocked = std::iter::repeat_n(true, blocked.len()).chain(std::iter::repeat(false));
+        for (number, is_blocked) in blocked.into_iter().chain(soon).zip(is_blocked) {
+            let Some((conn, span)) = self.second_peer(ctx, number, is_blocked) else { continue };
             let budget = HEDGE_START + (self.useful as f64 * HEDGE_SHARE) as u64;
             if self.hedged + u64::from(span.len) > budget || !ctx.limits.download.is_ready(ctx.now) {
                 return;
@@ -40,17 +45,17 @@ impl Torrent {
     }
 
     /// A peer that would deliver a requested block clearly earlier than the one that was asked.
-    fn second_peer(&self, ctx: &Context<'_>, number: u32) -> Option<(ConnId, BlockSpan)> {
+    fn second_peer(&self, ctx: &Context<'_>, number: u32, is_blocked: bool) -> Option<(ConnId, BlockSpan)> {
         let content = self.content.as_ref()?;
         let mut asked = content.pieces.asked(number);
         let (first, None) = (asked.next()?, asked.next()) else { return None };
-        if content.pieces.state(number) != BlockState::Requested {
-            return None;
-        }
         let holder = self.peers.get(&first)?;
         let request = holder.flow.find(number)?;
         let left = request.due.saturating_duration_since(ctx.now);
         let overdue = ctx.now.saturating_duration_since(request.due);
+        if !is_blocked && overdue.is_zero() {
+            return None;
+        }
         let piece = request.span.piece.0;
         let able = |peer: &&Peer| {
             peer.conn != first

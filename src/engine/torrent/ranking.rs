@@ -19,7 +19,7 @@ const GUESSED_RATE: f64 = 1e6;
 pub(super) struct Estimate {
     /// Bytes a second that a peer which was not measured is taken to deliver: as much as the others do.
     pub(super) guess: f64,
-    /// Bytes a second that all peers deliver.
+    /// Bytes a second that all peers deliver, or are taken to.
     pub(super) rate: f64,
 }
 
@@ -69,13 +69,12 @@ impl Torrent {
         {
             return estimate;
         }
-        let (mut sum, mut count, mut serving) = (0.0, 0u32, 0.0);
-        for (peer, rate) in self.peers.values().filter_map(|peer| Some((peer, peer.flow.rate(ctx.now)?))) {
-            (sum, count) = (sum + rate, count + 1);
-            serving += if peer.chokes_us { 0.0 } else { rate };
-        }
+        let rates = self.peers.values().filter_map(|peer| peer.flow.rate(ctx.now));
+        let (sum, count) = rates.fold((0.0, 0u32), |(sum, count), rate| (sum + rate, count + 1));
         let guess = if count == 0 { GUESSED_RATE } else { sum / f64::from(count) };
-        let estimate = Estimate { guess, rate: f64::max(serving, 1.0) };
+        let serving = self.peers.values().filter(|peer| !peer.chokes_us);
+        let rate: f64 = serving.map(|peer| peer.flow.rate(ctx.now).unwrap_or(guess)).sum();
+        let estimate = Estimate { guess, rate: rate.max(1.0) };
         self.ranking = Ranking { estimate: Some((ctx.now, estimate)), ..Ranking::default() };
         for peer in self.peers.values() {
             self.ranking.set(peer.conn, peer.flow.eta(ctx.now, guess));
