@@ -13,6 +13,9 @@ READ_SECONDS = 30
 SEEKS, SEEK_BYTES = 30, 256 << 10
 READS, READ_BYTES = 200, 16 << 10
 STARTS = 3
+PERCENTS = (50, 80, 95)
+SIZES = ("small", "big")
+SIZE_READ, SIZE_READS = 24 * MIB, 20
 
 
 class Value:
@@ -159,18 +162,22 @@ def playing(percent, start, contents, _seed, _budget):
                 "rss": Value(client.rss() / 1e6)}
 
 
-def of_size(start, content, seed, budget):
+def sizes(start, contents, seed, budget):
     """What reading a fixed amount costs, which a torrent's size should not change."""
-    with start(content) as client:
-        client.wait_until_connected()
-        cost, dice = Cost(client), random.Random(seed + 3)
-        timed_read(client, content.size // 2, 24 * MIB, True, budget)
-        for _ in range(20):
-            timed_read(client, dice.randrange(content.size // READ_BYTES) * READ_BYTES, READ_BYTES)
-        return {"size rss": Value(client.rss() / 1e6),
-                "size cpu": Value(cost.cpu_seconds() * (1 << 30) / cost.received_bytes())}
+    rows = {}
+    for name in SIZES:
+        with start(contents[name]) as client:
+            client.wait_until_connected()
+            cost, dice, size = Cost(client), random.Random(seed + 3), client.content.size
+            timed_read(client, size // 2, SIZE_READ, True, budget)
+            for _ in range(SIZE_READS):
+                timed_read(client, dice.randrange(size // READ_BYTES) * READ_BYTES, READ_BYTES)
+            rows[f"size rss {name}"] = Value(client.rss() / 1e6)
+            rows[f"size cpu {name}"] = Value(cost.cpu_seconds() * (1 << 30) / cost.received_bytes())
+    return rows
 
 
 MEASURES = {"first": first_bytes, "seek": seeks, "random": random_reads,
             **{f"play{percent}": lambda *arguments, percent=percent: playing(percent, *arguments)
-               for percent in (50, 80, 95)}}
+               for percent in PERCENTS},
+            "size": sizes}
