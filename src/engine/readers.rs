@@ -328,6 +328,11 @@ impl Readers {
         self.stale = true;
     }
 
+    /// All reads begin to wait anew.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        self.reads.values_mut().for_each(|read| read.progress = now);
+    }
+
     /// Reads that had no progress for as long as their readers allow, with that time.
     pub(super) fn expired(&self, now: Instant) -> Vec<(ReadId, Duration)> {
         let overdue = |(id, read): (&ReadId, &Read)| {

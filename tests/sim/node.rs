@@ -20,6 +20,8 @@ pub(in crate::engine) struct Conduct {
     pub(in crate::engine) rejects_hashes: bool,
     /// From this time on nothing asked for is sent, without a word.
     pub(in crate::engine) stalls_after: Option<Duration>,
+    /// Only what is cancelled is sent, and all of it.
+    pub(in crate::engine) answers_cancelled: bool,
     /// No fast extension, no extension protocol, no hash messages: the protocol of 2001.
     pub(in crate::engine) plain: bool,
     /// Of a thousand blocks, storage fails to keep so many.
@@ -42,6 +44,8 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) conduct: Conduct,
     pub(in crate::engine) apps: Vec<Reading>,
     pub(in crate::engine) banned: BTreeSet<PeerIdentity>,
+    /// Blocks that it keeps from those who asked for them.
+    withheld: BTreeSet<(ConnId, BlockSpan)>,
     /// Quality of the block being handled.
     arriving: Option<bool>,
     timer: Option<Instant>,
@@ -65,6 +69,7 @@ impl Node {
             conduct: spec.conduct,
             apps: Vec::new(),
             banned: BTreeSet::new(),
+            withheld: BTreeSet::new(),
             arriving: None,
             timer: None,
             next_read: 1,
@@ -90,6 +95,13 @@ impl Node {
                 if let Input::Message { conn, .. } = &input
                     && !net.is_open(*conn)
                 {
+                    return;
+                }
+                if let Input::Message { conn, message: Message::Cancel(span) } = &input
+                    && self.withheld.remove(&(*conn, *span))
+                {
+                    let span = *span;
+                    net.send(*conn, span.len, |conn| Event::Block { conn, span, good: true });
                     return;
                 }
                 self.handle(net, input);
@@ -155,6 +167,10 @@ impl Node {
                     return net.soon(self.at, Event::Input(Input::BlockUnreadable { conn, span }));
                 }
                 if self.stalls(net) {
+                    return;
+                }
+                if self.conduct.answers_cancelled {
+                    self.withheld.insert((conn, span));
                     return;
                 }
                 let good = net.rng.below(1000) >= self.conduct.corrupt;

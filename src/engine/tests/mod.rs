@@ -12,3 +12,4 @@ mod reading;
 mod reserve;
 mod swarms;
 mod updates;
+mod withstand;

@@ -164,6 +164,7 @@ fn any_spec() -> impl Strategy<Value = Spec> {
         1 => (0u64..200).prop_map(|storage_fails| Conduct { storage_fails, ..Conduct::default() }),
         1 => Just(Conduct { lies_about_hashes: true, ..Conduct::default() }),
         1 => Just(Conduct { rejects_hashes: true, ..Conduct::default() }),
+        1 => Just(Conduct { answers_cancelled: true, ..Conduct::default() }),
     ];
     (0u64..100, 0.1f64..20.0, conduct, any::<bool>()).prop_map(|(latency_ms, mb, conduct, seeds)| Spec {
         latency_ms,

@@ -14,6 +14,8 @@ const WAITING: Duration = Duration::from_millis(25);
 /// Between two looks while requests are in flight.
 const BUSY: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(1);
+/// A look that comes so late: the machine slept, or the clock jumped. Nobody is to blame for what did not come.
+const LOST: Duration = Duration::from_secs(10);
 /// Between two keep-alives of a connection that says nothing else.
 const KEEP_ALIVE: Duration = Duration::from_secs(100);
 /// A peer is gone when it was silent for this long.
@@ -33,6 +35,9 @@ impl Torrent {
     }
 
     pub(in crate::engine) fn duties(&mut self, ctx: &mut Context<'_>) {
+        if ctx.now.saturating_duration_since(self.next_duty) > LOST {
+            self.forgive(ctx.now);
+        }
         self.expire_reads(ctx);
         self.check_stalls(ctx);
         if self.readers.waiting_reads() > 0 {
@@ -69,6 +74,15 @@ impl Torrent {
         };
         let next = ctx.now + pace;
         self.next_duty = self.readers.next_expiry().map_or(next, |expiry| next.min(expiry.max(ctx.now)));
+    }
+
+    /// Time was lost: whatever is waited for has all its time again.
+    fn forgive(&mut self, now: Instant) {
+        self.readers.forgive(now);
+        for peer in self.peers.values_mut() {
+            peer.heard = now;
+            peer.flow.progress = peer.flow.progress.map(|_| now);
+        }
     }
 
     /// Peers that leave requests unanswered: what they hold goes to others that can take it.
