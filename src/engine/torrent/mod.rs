@@ -105,6 +105,8 @@ pub(super) struct Torrent {
     hedged: u64,
     wasted: Wasted,
     hash_failures: u64,
+    /// It contradicts itself: nothing more is fetched.
+    is_refused: bool,
 }
 
 impl Torrent {
@@ -142,6 +144,7 @@ impl Torrent {
             hedged: 0,
             wasted: Wasted::default(),
             hash_failures: 0,
+            is_refused: false,
         }
     }
 
@@ -151,8 +154,9 @@ impl Torrent {
             return;
         }
         self.search = None;
+        let v1_swarm = metainfo.hashes_twice().then(|| metainfo.info_hash().swarm_id());
         let layout = metainfo.layout().clone();
-        let pieces = PieceManager::new(layout, verified, metainfo.algorithm().verifies_blocks());
+        let pieces = PieceManager::new(layout, verified, metainfo.verifies_blocks());
         let availability = Availability::new(metainfo.piece_count());
         let envelope = metainfo.public_bytes();
         self.content = Some(Content {
@@ -170,6 +174,9 @@ impl Torrent {
             for conn in self.candidates.forget_gossip() {
                 self.leave(ctx, conn, Some(DisconnectReason::NoUse));
             }
+        }
+        if let Some(v1) = v1_swarm {
+            self.dial_anew_for_v2(ctx, v1);
         }
         let conns: Vec<_> = self.peers.keys().copied().collect();
         for conn in conns {
@@ -189,6 +196,7 @@ impl Torrent {
 
     /// What to fetch beyond what is read.
     pub(super) fn set_prefetch(&mut self, ctx: &mut Context<'_>, prefetch: Prefetch) {
+        let prefetch = if self.is_refused { Prefetch::None } else { prefetch };
         self.prefetch = prefetch;
         if let Some(content) = &mut self.content {
             match prefetch {
