@@ -155,6 +155,13 @@ impl Candidates {
         }
     }
 
+    /// An address that was just left is dialled again without a wait.
+    pub(super) fn dial_again(&mut self, addr: &PeerAddr) {
+        if let Some(one) = self.all.get_mut(addr) {
+            one.failures = 0;
+        }
+    }
+
     /// A peer that came by itself can be dialled at a known address.
     pub(super) fn reached_by(&mut self, addr: &PeerAddr, conn: ConnId) {
         if let Some(one) = self.all.get_mut(addr).filter(|one| one.state == State::Idle) {

@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use crate::metainfo::Metainfo;
 use crate::types::{
-    Bitfield, BlockSpan, ConnId, FileIndex, InfoId, PeerAddr, PeerIdentity, PieceIndex, ReadId, ReaderId, TorrentKey,
+    Bitfield, BlockSpan, ConnId, FileIndex, InfoId, PeerAddr, PeerIdentity, PieceIndex, ReadId, ReaderId, SwarmId,
+    TorrentKey,
 };
 use crate::wire::{Handshake, Message};
 
@@ -345,6 +346,14 @@ pub enum Output {
         /// The envelope.
         metainfo: Arc<Metainfo>,
     },
+    /// The torrent that was added by its v1 infohash is hybrid: its peers are in the swarm of the v2 infohash too, and
+    /// those in the v1 swarm may change to that one.
+    HybridFound {
+        /// Which torrent.
+        torrent: TorrentKey,
+        /// The swarm of its v2 infohash.
+        swarm: SwarmId,
+    },
     /// The metainfo of a torrent that was added by id has come, and cannot be used: nothing more is tried.
     MetainfoRefused {
         /// Which torrent.
@@ -407,6 +416,9 @@ pub enum DisconnectReason {
     /// The peer is banned.
     #[error("banned")]
     Banned,
+    /// The peer may change to v2: it is dialled anew.
+    #[error("to be dialled anew for v2")]
+    Upgrade,
     /// There are enough connections.
     #[error("too many connections")]
     TooMany,
@@ -426,6 +438,9 @@ pub enum ReadError {
         /// Peers that were connected when it ran out.
         peers: usize,
     },
+    /// The torrent is a hybrid one that contradicts itself: its publisher's fault.
+    #[error("the torrent is inconsistent: its v1 and its v2 hashes are of different content; ask its publisher")]
+    Inconsistent,
     /// The reader or its torrent was closed.
     #[error("the file was closed while a read was waiting")]
     Closed,

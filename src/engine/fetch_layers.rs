@@ -1,4 +1,4 @@
-//! The piece hashes of a BitTorrent v2 torrent of which only `info` is known (BEP 52).
+//! The piece hashes of a BitTorrent v2 or hybrid torrent of which only `info` is known (BEP 52).
 //!
 //! `ut_metadata` does not carry them, so they are asked for by hash requests before the torrent is opened, each with
 //! proof up to the root of its file. So every answer stands for itself: any number of peers may give a part, and whoever
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::fetch_metainfo::Fetched;
-use crate::metainfo::{HashRange, Metainfo};
-use crate::types::ConnId;
+use crate::metainfo::{Form, HashRange, Metainfo};
+use crate::types::{ConnId, SwarmId};
 
 /// Questions to one peer at the same time.
 const PER_PEER: usize = 16;
@@ -21,6 +21,11 @@ const MAX_ASKED: usize = 256;
 const TIMEOUT: Duration = Duration::from_secs(4);
 /// Before a peer that did not tell is asked again.
 const RETRY: Duration = Duration::from_secs(15);
+/// How long a hybrid torrent, which has v1 hashes too, waits for a peer that tells those of v2; the same where some are
+/// dialled anew for v2; and for all of the hashes.
+const NOBODY_FOR: Duration = Duration::from_secs(2);
+const CHANGE_FOR: Duration = Duration::from_secs(6);
+const HYBRID_FOR: Duration = Duration::from_secs(10);
 
 /// A question that is under way.
 #[derive(Debug)]
@@ -34,6 +39,11 @@ struct Ask {
 #[derive(Debug)]
 pub(super) struct LayerFetch {
     metainfo: Metainfo,
+    since: Instant,
+    /// How long it waits while there is nobody to ask.
+    patience: Duration,
+    /// Whether it was told that the torrent is hybrid.
+    told: bool,
     todo: VecDeque<HashRange>,
     asked: Vec<Ask>,
     /// By root and first piece.
@@ -44,9 +54,42 @@ pub(super) struct LayerFetch {
 
 impl LayerFetch {
     /// Of a metainfo that lacks them.
-    pub(super) fn new(metainfo: Metainfo) -> Self {
+    pub(super) fn new(now: Instant, metainfo: Metainfo) -> Self {
         let todo = metainfo.layer_requests().into();
-        Self { metainfo, todo, asked: Vec::new(), got: BTreeMap::new(), resting: BTreeMap::new() }
+        Self {
+            metainfo,
+            since: now,
+            patience: NOBODY_FOR,
+            told: false,
+            todo,
+            asked: Vec::new(),
+            got: BTreeMap::new(),
+            resting: BTreeMap::new(),
+        }
+    }
+
+    /// The metainfo that lacks them.
+    pub(super) fn metainfo(&self) -> &Metainfo {
+        &self.metainfo
+    }
+
+    /// The swarm of the v2 infohash, if the torrent is hybrid; once.
+    pub(super) fn hybrid_news(&mut self) -> Option<SwarmId> {
+        let is_news = self.metainfo.form() == Form::Hybrid && !std::mem::replace(&mut self.told, true);
+        self.metainfo.v2_swarm().filter(|_| is_news)
+    }
+
+    /// Peers are dialled anew to be asked.
+    pub(super) fn be_patient(&mut self) {
+        self.patience = CHANGE_FOR;
+    }
+
+    /// The metainfo as it is, if it is of use without the hashes and nobody tells them; `able` are the peers to ask.
+    pub(super) fn given_up(&self, now: Instant, able: &[ConnId]) -> Option<Metainfo> {
+        let waited = now.saturating_duration_since(self.since);
+        let nobody = able.iter().all(|conn| self.resting.contains_key(conn));
+        let is_over = waited >= HYBRID_FOR || waited >= self.patience && nobody;
+        (self.metainfo.has_layers() && is_over).then(|| self.metainfo.clone())
     }
 
     /// What to ask which of `able` for now. Who did not answer in time rests.

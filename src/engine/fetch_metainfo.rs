@@ -4,7 +4,8 @@
 //! differ outside `info`, and sizes may be lies, so one is never pieced together from several peers: a few peers are
 //! asked at the same time, each for all of it, and the first that matches the InfoID wins. What one peer sent is then
 //! its own doing, too. Envelopes, which may be signed, are preferred. The bare `info` of a BitTorrent v2 torrent lacks
-//! piece hashes: the search goes on for those, see [`LayerFetch`], and for an envelope that has them.
+//! piece hashes: the search goes on for those, see [`LayerFetch`], and for an envelope that has them. A hybrid torrent
+//! can be read without: it is not searched for long.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -251,8 +252,8 @@ impl MetainfoFetch {
         self.offers.remove(&conn);
         self.running.remove(&conn);
         match self.judge(carrier, bytes.freeze()) {
-            Fetched::Done(metainfo) if !metainfo.has_layers() => {
-                self.layers.get_or_insert_with(|| LayerFetch::new(*metainfo));
+            Fetched::Done(metainfo) if metainfo.lacks_layers() => {
+                self.layers.get_or_insert_with(|| LayerFetch::new(now, *metainfo));
                 self.offers.retain(|_, offer| offer.carrier == Carrier::Envelope);
                 self.running.retain(|_, one| one.carrier == Carrier::Envelope);
                 Fetched::Waiting

@@ -14,8 +14,8 @@ use super::gossip::Gossip;
 use super::meter::RateMeter;
 use super::stats::PeerStats;
 use super::upload::Upload;
-use crate::metainfo::LeafRequest;
-use crate::types::{Bitfield, BitfieldError, ConnId, PeerAddr, PeerIdentity, PieceIndex, WirePeerId};
+use crate::metainfo::{LeafRequest, Metainfo};
+use crate::types::{Bitfield, BitfieldError, ConnId, PeerAddr, PeerIdentity, PieceIndex, SwarmId, WirePeerId};
 use crate::wire::{Handshake, HashRequest, Message};
 
 /// What a peer has.
@@ -93,8 +93,12 @@ pub(super) struct Peer {
     pub(super) since: Instant,
     /// Fast extension (BEP 6).
     pub(super) fast: bool,
-    /// Hash requests (BEP 52).
+    /// Its handshake says that it speaks hash requests (BEP 52).
+    pub(super) offers_hashes: bool,
+    /// It may be asked for hashes.
     pub(super) hashes: bool,
+    /// The swarm that both ends named, after a change from v1 to v2.
+    pub(super) swarm: SwarmId,
     pub(super) owned: Owned,
     /// Whether anything but a bitfield came: a bitfield would be late.
     pub(super) spoke: bool,
@@ -173,7 +177,9 @@ impl Peer {
             outgoing,
             since: now,
             fast: handshake.supports_fast(),
-            hashes: handshake.supports_hashes(),
+            offers_hashes: handshake.supports_hashes(),
+            hashes: false,
+            swarm: handshake.swarm,
             owned: Owned::Early { bitfield: None, haves: Vec::new(), all: false },
             spoke: false,
             told_inventory: false,
@@ -232,6 +238,12 @@ impl Peer {
     /// Whether it is asked only for what no other peer delivers: a web seed.
     pub(super) fn is_reserve(&self) -> bool {
         matches!(*self.identity, PeerIdentity::Web(_))
+    }
+
+    /// Whether it may be asked for hashes of the torrent.
+    pub(super) fn speaks_hashes_of(&self, metainfo: &Metainfo) -> bool {
+        let is_client = matches!(self.addr, PeerAddr::Socket(_));
+        !self.is_reserve() && metainfo.speaks_hashes(self.swarm, self.offers_hashes, is_client)
     }
 
     pub(super) fn is_seed(&self) -> bool {

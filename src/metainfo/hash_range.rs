@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use super::Metainfo;
 use super::tree::{Node, TreeKind, layers_above};
-use super::{Form, Metainfo};
 use crate::types::{BLOCK_LEN, FileIndex, HashAlgorithm, PieceIndex};
 
 /// Hashes that one request of ours names at most (BEP 52).
@@ -70,14 +70,14 @@ impl Metainfo {
     /// What to ask peers for to get the piece hashes that are not here: every one with proof up to the root of its
     /// file. Empty where all are here.
     pub fn layer_requests(&self) -> Vec<HashRange> {
-        if self.has_layers() {
+        if !self.lacks_layers() {
             return Vec::new();
         }
         let files = (0..self.entries().len() as u32).map(FileIndex);
         let trees: BTreeSet<_> = files
             .filter_map(|file| {
                 let tree = self.file_tree(file).filter(|tree| tree.pieces > 1)?;
-                Some((self.file_root(file)?.0, tree.pieces, tree.piece_layer, tree.height))
+                Some((self.tree_root(file)?.0, tree.pieces, tree.piece_layer, tree.height))
             })
             .collect();
         let of_tree = |(root, pieces, base_layer, height): (Node, u32, u32, u32)| {
@@ -122,7 +122,7 @@ impl Metainfo {
         range: &HashRange,
         mut leaves: impl FnMut(PieceIndex) -> Option<Vec<[u8; 32]>>,
     ) -> Option<Vec<u8>> {
-        if !self.has_layers() {
+        if self.lacks_layers() {
             return None;
         }
         let fits = |tree: &FileTree| tree.contains(range);
@@ -173,12 +173,12 @@ impl Metainfo {
         leaves: &mut impl FnMut(PieceIndex) -> Option<Vec<[u8; 32]>>,
     ) -> Option<Vec<Node>> {
         let piece = PieceIndex(tree.first_piece + nth);
-        let blocks = self.layout().blocks_in(piece);
+        let blocks = self.leaf_count(piece);
         leaves(piece).filter(|leaves| leaves.len() == blocks as usize && (blocks > 1 || tree.pieces == 1))
     }
 
     fn file_tree(&self, file: FileIndex) -> Option<FileTree> {
-        let has_tree = self.algorithm() == HashAlgorithm::Sha256Merkle && self.form() != Form::Hybrid;
+        let has_tree = self.tree_algorithm() == Some(HashAlgorithm::Sha256Merkle);
         let Range { start, end } = self.layout().pieces_of(file);
         let pieces = (end - start).checked_sub(1).filter(|_| has_tree)? + 1;
         let piece_layer = match pieces {
@@ -189,7 +189,7 @@ impl Metainfo {
     }
 
     fn piece_nodes(&self, tree: &FileTree) -> &[Node] {
-        let (nodes, _) = self.parts.pieces.as_chunks::<32>();
+        let (nodes, _) = self.tree_hashes().as_chunks::<32>();
         nodes.get(tree.first_piece as usize..(tree.first_piece + tree.pieces) as usize).unwrap_or_default()
     }
 }

@@ -4,8 +4,8 @@ use blake3::hazmat::HasherExt as _;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
+use super::Layout;
 use super::tree::{Node, PieceTree, TreeKind};
-use super::{Layout, Metainfo};
 use crate::types::{BLOCK_LEN, Digest, HashAlgorithm, PieceIndex};
 
 /// Hashes one piece whose bytes come in parts of any size.
@@ -15,14 +15,39 @@ pub struct PieceHasher {
 }
 
 enum State {
+    Whole(Whole),
+    Tree(TreeState),
+    /// Of a hybrid torrent: v1 and v2.
+    Both(Whole, TreeState),
+}
+
+/// All of a piece as one.
+enum Whole {
     Sha1(Sha1),
     Sha256(Sha256),
-    Tree(TreeState),
+}
+
+impl Whole {
+    fn update(&mut self, data: &[u8]) {
+        match self {
+            Self::Sha1(hasher) => hasher.update(data),
+            Self::Sha256(hasher) => hasher.update(data),
+        }
+    }
+
+    fn finish(self) -> Digest {
+        match self {
+            Self::Sha1(hasher) => Digest::from(<[u8; 20]>::from(hasher.finalize())),
+            Self::Sha256(hasher) => Digest::from(<[u8; 32]>::from(hasher.finalize())),
+        }
+    }
 }
 
 struct TreeState {
     tree: PieceTree,
     leaves: Vec<Node>,
+    /// Bytes of the file that are to come; behind them is padding.
+    left: u32,
     /// The block that came in part, and its bytes so far.
     partial: Option<(BlockHasher, u32)>,
 }
@@ -37,23 +62,33 @@ impl PieceHasher {
     pub(super) fn new(algorithm: HashAlgorithm, layout: &Layout, piece: PieceIndex) -> Option<Self> {
         let state = match algorithm {
             _ if piece.0 >= layout.piece_count() => return None,
-            HashAlgorithm::Sha1 => State::Sha1(Sha1::new()),
-            HashAlgorithm::Sha256 => State::Sha256(Sha256::new()),
+            HashAlgorithm::Sha1 => State::Whole(Whole::Sha1(Sha1::new())),
+            HashAlgorithm::Sha256 => State::Whole(Whole::Sha256(Sha256::new())),
             HashAlgorithm::Sha256Merkle | HashAlgorithm::Blake3 => {
-                let tree = PieceTree::new(algorithm, layout, piece)?;
-                State::Tree(TreeState { tree, leaves: Vec::with_capacity(tree.blocks as usize), partial: None })
+                State::Tree(TreeState::new(PieceTree::new(algorithm, layout, piece)?))
             }
         };
         Some(Self { state, len: 0 })
+    }
+
+    /// The same, which hashes the leaves of `tree` as well.
+    pub(super) fn with_tree(mut self, tree: PieceTree) -> Self {
+        if let State::Whole(whole) = self.state {
+            self.state = State::Both(whole, TreeState::new(tree));
+        }
+        self
     }
 
     /// Takes the next bytes of the piece.
     pub fn update(&mut self, data: &[u8]) {
         self.len += data.len() as u64;
         match &mut self.state {
-            State::Sha1(hasher) => hasher.update(data),
-            State::Sha256(hasher) => hasher.update(data),
+            State::Whole(whole) => whole.update(data),
             State::Tree(state) => state.update(data),
+            State::Both(whole, state) => {
+                whole.update(data);
+                state.update(data);
+            }
         }
     }
 
@@ -67,32 +102,46 @@ impl PieceHasher {
         self.len == 0
     }
 
-    /// The piece hash of what was taken.
+    /// The piece hash of what was taken; of a hybrid torrent that of v1.
     pub fn finish(self) -> Digest {
         match self.state {
-            State::Sha1(hasher) => Digest::from(<[u8; 20]>::from(hasher.finalize())),
-            State::Sha256(hasher) => Digest::from(<[u8; 32]>::from(hasher.finalize())),
-            State::Tree(mut state) => {
-                state.end_block();
-                state.tree.reduce(&mut state.leaves).into()
+            State::Whole(whole) | State::Both(whole, _) => whole.finish(),
+            State::Tree(state) => {
+                let tree = state.tree;
+                tree.reduce(&mut state.finish()).into()
             }
         }
     }
 
-    /// The leaf of each block of what was taken; empty where the algorithm has no leaves.
+    /// The leaf of each block of what was taken; empty where there are no leaves.
     pub fn finish_leaves(self) -> Vec<[u8; 32]> {
+        self.finish_all().1
+    }
+
+    /// The hash of all that was taken as one, where there is such a hash, and the leaf of each block, where there are
+    /// leaves.
+    pub(super) fn finish_all(self) -> (Option<Digest>, Vec<Node>) {
         match self.state {
-            State::Sha1(_) | State::Sha256(_) => Vec::new(),
-            State::Tree(mut state) => {
-                state.end_block();
-                state.leaves
-            }
+            State::Whole(whole) => (Some(whole.finish()), Vec::new()),
+            State::Tree(state) => (None, state.finish()),
+            State::Both(whole, state) => (Some(whole.finish()), state.finish()),
         }
     }
 }
 
 impl TreeState {
-    fn update(&mut self, mut data: &[u8]) {
+    fn new(tree: PieceTree) -> Self {
+        Self { tree, leaves: Vec::with_capacity(tree.blocks as usize), left: tree.bytes, partial: None }
+    }
+
+    fn finish(mut self) -> Vec<Node> {
+        self.end_block();
+        self.leaves
+    }
+
+    fn update(&mut self, data: &[u8]) {
+        let mut data = &data[..data.len().min(self.left as usize)];
+        self.left -= data.len() as u32;
         while !data.is_empty() {
             let filled = self.partial.as_ref().map_or(0, |(_, filled)| *filled);
             let (now, rest) = data.split_at(data.len().min((BLOCK_LEN - filled) as usize));
@@ -140,19 +189,5 @@ fn start_block(tree: &PieceTree, block: usize) -> BlockHasher {
             hasher.set_input_offset(tree.offset + block as u64 * u64::from(BLOCK_LEN));
             BlockHasher::Blake3(hasher)
         }
-    }
-}
-
-impl Metainfo {
-    /// A hasher for the bytes of `piece`; `None` if there is no such piece.
-    pub fn piece_hasher(&self, piece: PieceIndex) -> Option<PieceHasher> {
-        PieceHasher::new(self.algorithm(), self.layout(), piece)
-    }
-
-    /// Whether `chunks`, end to end, are the bytes of `piece`.
-    pub fn check_piece(&self, piece: PieceIndex, chunks: impl IntoIterator<Item = impl AsRef<[u8]>>) -> bool {
-        let Some(mut hasher) = self.piece_hasher(piece) else { return false };
-        chunks.into_iter().for_each(|chunk| hasher.update(chunk.as_ref()));
-        hasher.len() == u64::from(self.layout().piece_len(piece)) && Some(hasher.finish()) == self.piece_hash(piece)
     }
 }

@@ -120,6 +120,15 @@ impl Layout {
         self.aligned
     }
 
+    /// Whether each piece is of one file, from the piece's start on: in an aligned layout, and where padding makes the
+    /// same grid.
+    pub fn has_file_pieces(&self) -> bool {
+        let unit = u64::from(self.piece_length);
+        let files = self.by_start.iter().map(|&at| self.files[at as usize]);
+        let pieces = files.clone().map(|placed| placed.length.div_ceil(unit)).fold(0, u64::saturating_add);
+        pieces == u64::from(self.piece_count) && files.into_iter().all(|placed| placed.start.is_multiple_of(unit))
+    }
+
     /// How many pieces there are.
     pub fn piece_count(&self) -> u32 {
         self.piece_count

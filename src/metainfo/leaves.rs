@@ -97,7 +97,7 @@ impl Metainfo {
         let (all, uncles) = nodes.split_at(request.length as usize);
         let (leaves, padding) = all.split_at(request.length.min(tree.blocks - at) as usize);
         let proven = padding.iter().all(|pad| *pad == [0; 32])
-            && climb(&tree, at, request.length, leaves, uncles).map(Into::into) == self.piece_hash(piece);
+            && climb(&tree, at, request.length, leaves, uncles).map(Into::into) == self.tree_hash(piece);
         if proven { Ok(leaves.to_vec()) } else { Err(LeafError::Proof { piece: piece.0 }) }
     }
 
@@ -105,16 +105,23 @@ impl Metainfo {
     /// leaves.
     pub fn single_leaf(&self, piece: PieceIndex) -> Option<[u8; 32]> {
         self.piece_tree(piece).filter(|tree| tree.blocks == 1)?;
-        self.piece_hash(piece)?.as_array32().copied()
+        self.tree_hash(piece)?.as_array32().copied()
+    }
+
+    /// How many leaves `piece` has: one for each block that is not padding. 0 where the algorithm has no leaves.
+    pub fn leaf_count(&self, piece: PieceIndex) -> u32 {
+        self.piece_tree(piece).map_or(0, |tree| tree.blocks)
     }
 
     /// The leaf that `data` has as the block `span`. `None` where the algorithm has no leaves, or if `span` is not
-    /// exactly a block or `data` not as long.
+    /// exactly a block with bytes of a file, or `data` not as long. Padding behind the file is not looked at.
     pub fn leaf_hash(&self, span: BlockSpan, data: &[u8]) -> Option<[u8; 32]> {
         if !self.layout().is_block(span) || data.len() != span.len as usize {
             return None;
         }
-        Some(self.piece_tree(span.piece)?.leaf(span.block().0, data))
+        let tree = self.piece_tree(span.piece)?;
+        let bytes = tree.bytes.checked_sub(span.begin).filter(|bytes| *bytes > 0)?;
+        Some(tree.leaf(span.block().0, data.get(..bytes as usize).unwrap_or(data)))
     }
 
     /// The leaves that `data` has as the whole of `piece`. Empty where the algorithm has no leaves, or if `data` is
@@ -124,6 +131,7 @@ impl Metainfo {
         if data.len() != self.layout().piece_len(piece) as usize {
             return Vec::new();
         }
+        let data = data.get(..tree.bytes as usize).unwrap_or_default();
         data.chunks(BLOCK_LEN as usize).zip(0..).map(|(data, block)| tree.leaf(block, data)).collect()
     }
 
@@ -132,7 +140,7 @@ impl Metainfo {
         let Some(tree) = self.piece_tree(piece).filter(|tree| tree.blocks as usize == leaves.len()) else {
             return false;
         };
-        Some(tree.reduce(&mut leaves.to_vec()).into()) == self.piece_hash(piece)
+        Some(tree.reduce(&mut leaves.to_vec()).into()) == self.tree_hash(piece)
     }
 
     /// The pieces whose leaves a peer asks for with `request`: more than one where files have the same content, none
@@ -175,8 +183,8 @@ impl Metainfo {
         Some(answer)
     }
 
-    fn piece_tree(&self, piece: PieceIndex) -> Option<PieceTree> {
-        PieceTree::new(self.algorithm(), self.layout(), piece)
+    pub(super) fn piece_tree(&self, piece: PieceIndex) -> Option<PieceTree> {
+        PieceTree::new(self.tree_algorithm()?, self.layout(), piece)
     }
 
     /// The tree of `piece` and the block of it that `request` starts at, if it is one of its leaf requests.

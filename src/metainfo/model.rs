@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::bencode::{Document, Value};
 use super::foreign::{self, Origin};
+use super::hybrid::V2Form;
 use super::tree::Node;
 use super::{
     DatasetVersion, Entry, EntryKind, Hints, Layout, MetainfoError, SecretKey, decode, encode, native, piece_layers,
@@ -37,7 +38,7 @@ pub enum Form {
     Native,
     /// BitTorrent v1 (BEP 3).
     V1,
-    /// BitTorrent v1 and v2 at once (BEP 52); read as v1.
+    /// BitTorrent v1 and v2 at once (BEP 52).
     Hybrid,
     /// BitTorrent v2 only (BEP 52).
     V2,
@@ -86,8 +87,10 @@ pub(super) struct Parts {
     /// Digests end to end.
     pub(super) pieces: Bytes,
     pub(super) entries: Vec<Entry>,
-    /// The non-empty files that have roots, by root.
+    /// The non-empty files that have hash trees, by root.
     pub(super) by_root: Vec<(FileRoot, FileIndex)>,
+    /// Of a hybrid torrent, whose [`Parts::pieces`] are those of v1.
+    pub(super) v2_form: Option<V2Form>,
     pub(super) foreign: Option<Arc<Extra>>,
     pub(super) version: Option<DatasetVersion>,
 }
@@ -468,7 +471,7 @@ impl Metainfo {
     /// The root of the file that `piece` belongs to, in a torrent with hash trees.
     pub(super) fn root_of_piece(&self, piece: PieceIndex) -> Option<Node> {
         let (file, _) = self.parts.layout.file_of_piece(piece)?;
-        self.file_root(file).map(|root| root.0)
+        self.tree_root(file).map(|root| root.0)
     }
 
     /// The files with `root`, in order.

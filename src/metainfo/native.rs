@@ -43,6 +43,7 @@ pub(super) fn read(bytes: Bytes) -> Result<Parts, MetainfoError> {
         pieces: pieces.into(),
         entries,
         by_root,
+        v2_form: None,
         foreign: None,
         version: info.version,
         bytes,

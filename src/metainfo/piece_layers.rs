@@ -14,18 +14,23 @@ use crate::types::{FileIndex, FileRoot};
 /// The key in the envelope.
 pub(super) const KEY: &str = "piece layers";
 
-/// The piece hashes of a v2 torrent, end to end: of files of one piece their roots, of others what the envelope `root`
-/// says, verified. `None` if it does not have all of them.
+/// The piece hashes of `files`, which are in the order of their pieces, end to end: of files of one piece their roots, of
+/// others what the envelope `root` says, verified. `None` if it does not have all of them.
 ///
 /// # Errors
 /// When a layer is there and is not that of its root.
-pub(super) fn read(root: &Value<'_>, layout: &Layout, entries: &[Entry]) -> Result<Option<Vec<u8>>, MetainfoError> {
+pub(super) fn read(
+    root: &Value<'_>,
+    layout: &Layout,
+    entries: &[Entry],
+    files: &[(FileRoot, FileIndex)],
+) -> Result<Option<Vec<u8>>, MetainfoError> {
     let layers = root.get(KEY).into_iter().flat_map(|layers| layers.pairs());
     let layers: HashMap<&[u8], &[u8]> = layers.filter_map(|(root, layer)| Some((root, layer.as_bytes()?))).collect();
     let mut pieces = Vec::with_capacity(32 * layout.piece_count() as usize);
     let mut is_complete = true;
-    for (file, root) in files(entries) {
-        let range = layout.pieces_of(file);
+    for (root, file) in files {
+        let range = layout.pieces_of(*file);
         let count = (range.end - range.start) as usize;
         if count == 1 {
             pieces.extend_from_slice(&root.0);
@@ -49,19 +54,13 @@ pub(super) fn read(root: &Value<'_>, layout: &Layout, entries: &[Entry]) -> Resu
     Ok(is_complete.then_some(pieces))
 }
 
-/// The non-empty files and their roots, by root.
-pub(super) fn by_root(entries: &[Entry]) -> Vec<(FileRoot, FileIndex)> {
-    let mut by_root: Vec<_> = files(entries).map(|(file, root)| (*root, file)).collect();
-    by_root.sort_unstable();
-    by_root
-}
-
-/// The non-empty files, in order, and their roots.
-fn files(entries: &[Entry]) -> impl Iterator<Item = (FileIndex, &FileRoot)> {
-    (0..).zip(entries).filter_map(|(at, entry)| match &entry.kind {
-        EntryKind::File { length: 1.., root: Some(root), .. } => Some((FileIndex(at), root)),
+/// The non-empty files and their roots, in the order of the files.
+pub(super) fn files(entries: &[Entry]) -> Vec<(FileRoot, FileIndex)> {
+    let root = |(at, entry): (u32, &Entry)| match &entry.kind {
+        EntryKind::File { length: 1.., root: Some(root), .. } => Some((*root, FileIndex(at))),
         _ => None,
-    })
+    };
+    (0..).zip(entries).filter_map(root).collect()
 }
 
 /// The bencoded value of the key: layers by root.
@@ -77,9 +76,18 @@ pub(super) fn value<'l>(layers: impl IntoIterator<Item = (&'l Node, &'l [u8])>) 
 }
 
 impl Metainfo {
-    /// Whether the piece hashes are here. Those of a v2 torrent may not be: `info` has only the roots of the files.
+    /// Whether there is a hash for each piece. Of a v2 torrent there may be none: `info` has only the roots of the files.
     pub fn has_layers(&self) -> bool {
         self.form() != Form::V2 || self.parts.pieces.len() == 32 * self.piece_count() as usize
+    }
+
+    /// Whether there are hash trees of which the piece hashes are not here: a v2 torrent cannot be read then, a hybrid
+    /// one only piece by piece.
+    pub fn lacks_layers(&self) -> bool {
+        match &self.parts.v2_form {
+            Some(v2_form) => v2_form.layers.len() != 32 * self.piece_count() as usize,
+            None => !self.has_layers(),
+        }
     }
 
     /// The same metainfo with the piece hashes of the files with these roots: what peers that have only `info` lack.
@@ -102,19 +110,20 @@ impl Metainfo {
         Self::from_bytes(encode::dictionary(&pairs).into())
     }
 
-    /// The bencoded `piece layers` of a v2 torrent that has them, and nothing but what is verified.
+    /// The bencoded `piece layers` of a v2 or hybrid torrent that has them, and nothing but what is verified.
     pub(super) fn layers_value(&self) -> Option<Vec<u8>> {
-        if self.form() != Form::V2 || !self.has_layers() {
+        let has_any = self.form() == Form::V2 || self.parts.v2_form.is_some();
+        if !has_any || self.lacks_layers() {
             return None;
         }
-        let layers = files(self.entries()).filter_map(|(file, FileRoot(root))| {
-            let range = self.layout().pieces_of(file);
-            (range.end - range.start > 1).then(|| (root, self.pieces_bytes(range)))
+        let layers = self.parts.by_root.iter().filter_map(|(FileRoot(root), file)| {
+            let range = self.layout().pieces_of(*file);
+            (range.end - range.start > 1).then(|| (root, self.layer_bytes(range)))
         });
         Some(value(layers))
     }
 
-    fn pieces_bytes(&self, pieces: std::ops::Range<u32>) -> &[u8] {
-        self.parts.pieces.get(32 * pieces.start as usize..32 * pieces.end as usize).unwrap_or_default()
+    fn layer_bytes(&self, pieces: std::ops::Range<u32>) -> &[u8] {
+        self.tree_hashes().get(32 * pieces.start as usize..32 * pieces.end as usize).unwrap_or_default()
     }
 }

@@ -6,8 +6,11 @@ use std::ops::ControlFlow;
 
 use sha1::{Digest as _, Sha1};
 
-use super::{CreateOptions, Entry, EntryKind, Metainfo, Source, TreePath, create, encode, native};
-use crate::types::{FileIndex, HashAlgorithm};
+use super::{
+    CreateOptions, Entry, EntryKind, Form, Hints, Metainfo, Source, TorrentOptions, TreePath, create, create_torrent,
+    encode, native,
+};
+use crate::types::{FileIndex, HashAlgorithm, PieceIndex};
 
 /// The bytes of every entry, by index.
 pub(crate) struct MemSource(pub(crate) Vec<Vec<u8>>);
@@ -82,6 +85,32 @@ pub(crate) fn v1_torrent(piece_length: usize, padded: bool, files: &[Vec<u8>]) -
         ("pieces", Value::Bytes(hashes)),
     ]);
     (Metainfo::parse(&Value::dict([("info", info)]).encode()).unwrap(), MemSource(files.to_vec()))
+}
+
+/// The hybrid torrent of files named `0000`, `0001`, …, with its piece layers, and the content as a source.
+pub(crate) fn hybrid_torrent(piece_length: u32, files: &[Vec<u8>]) -> (Metainfo, MemSource) {
+    let entries: Vec<_> =
+        files.iter().enumerate().map(|(at, data)| file(&format!("{at:04}"), data.len() as u64)).collect();
+    let options = TorrentOptions {
+        name: "t".into(),
+        form: Form::Hybrid,
+        piece_length: Some(piece_length),
+        created_at: None,
+        is_private: false,
+        hints: Hints::default(),
+    };
+    let source = MemSource(files.to_vec());
+    let made = create_torrent(&options, &entries, &source, &|_| ControlFlow::Continue(()));
+    (made.unwrap(), source)
+}
+
+/// A hybrid torrent whose v1 hash of `piece` is of something else.
+pub(crate) fn contradictory(metainfo: &Metainfo, piece: PieceIndex) -> Metainfo {
+    let mut info = metainfo.info_bytes().to_vec();
+    let hash = metainfo.piece_hash(piece).unwrap();
+    let at = info.windows(20).position(|bytes| bytes == hash.as_bytes()).unwrap();
+    info[at] ^= 1;
+    Metainfo::from_info_bytes(&info).unwrap().with_layers_of(metainfo).unwrap()
 }
 
 /// Any bencoded value.

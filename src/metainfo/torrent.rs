@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::bencode::Value;
 use super::entry::{check_symlinks, rename_conflicts};
+use super::hybrid::{self, V2Form};
 use super::model::{Extra, Parts};
 use super::{Entry, Form, Layout, MetainfoError, TreePath, decode, foreign, native, piece_layers};
 use crate::types::{Digest, HashAlgorithm, InfoHash};
@@ -40,15 +41,20 @@ pub(super) fn read(bytes: Bytes, root: &Value<'_>, form: Form, info: &Value<'_>)
     };
     let count = native::check_piece_count(&layout)?;
     let info_bytes = bytes.slice_ref(info.raw());
+    let mut files = match form {
+        Form::V2 => piece_layers::files(&read.entries),
+        _ => hybrid::files(&layout, &read).unwrap_or_default(),
+    };
+    let is_twofold = form == Form::Hybrid && !files.is_empty();
+    let v2_form = is_twofold.then(|| V2Form::read(root, &layout, &read.entries, &files));
     let pieces: Bytes = match form {
-        Form::V2 => piece_layers::read(root, &layout, &read.entries)?.unwrap_or_default().into(),
+        Form::V2 => piece_layers::read(root, &layout, &read.entries, &files)?.unwrap_or_default().into(),
         _ => info_bytes.slice(read.pieces),
     };
     if form != Form::V2 && pieces.len() != count as usize * algorithm.digest_len() {
         return Err(MetainfoError::PieceCount { expected: count, got: pieces.len() / algorithm.digest_len() });
     }
-    // Only v2 has roots that are verified.
-    let by_root = piece_layers::by_root(&read.entries);
+    files.sort_unstable();
     rename_conflicts(&mut read.entries)?;
     check_symlinks(&read.entries)?;
     let extra = Extra {
@@ -72,7 +78,8 @@ pub(super) fn read(bytes: Bytes, root: &Value<'_>, form: Form, info: &Value<'_>)
         layout,
         pieces,
         entries: read.entries,
-        by_root,
+        by_root: files,
+        v2_form,
         foreign: Some(Arc::new(extra)),
         version: None,
     })

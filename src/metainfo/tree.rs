@@ -114,6 +114,8 @@ pub(super) struct PieceTree {
     pub(super) kind: TreeKind,
     /// First byte of the piece in its file.
     pub(super) offset: u64,
+    /// Bytes of the file in the piece: what is hashed. Padding behind the file, in a hybrid torrent, is not.
+    pub(super) bytes: u32,
     /// Leaves: blocks of the piece.
     pub(super) blocks: u32,
     /// Whether the file has no other piece: then the piece hash is the file's root.
@@ -127,13 +129,15 @@ impl PieceTree {
     pub(super) fn new(algorithm: HashAlgorithm, layout: &Layout, piece: PieceIndex) -> Option<Self> {
         let kind = TreeKind::of(algorithm)?;
         let (file, offset) = layout.file_of_piece(piece)?;
-        let is_root = layout.file_length(file) <= u64::from(layout.piece_length());
-        let blocks = layout.blocks_in(piece);
+        let length = layout.file_length(file);
+        let is_root = length <= u64::from(layout.piece_length());
+        let bytes = (length - offset).min(layout.piece_length().into()) as u32;
+        let blocks = bytes.div_ceil(BLOCK_LEN);
         let layer = match kind {
             TreeKind::Merkle if !is_root => layers_above(layout.blocks_per_piece()),
             TreeKind::Merkle | TreeKind::Blake3 => layers_above(blocks),
         };
-        Some(Self { kind, offset, blocks, is_root, layer })
+        Some(Self { kind, offset, bytes, blocks, is_root, layer })
     }
 
     /// The value of block `block` of the piece, or of the whole piece if it has one block only: what

@@ -114,6 +114,9 @@ impl Order<'_> {
             if storage.lacks_room() {
                 return Ok(false);
             }
+            if let Some(message) = storage.contradiction() {
+                return Err(ApiError { kind: ErrorKind::Verification, message });
+            }
             tokio::time::sleep(LOOK_INTERVAL).await;
             // Counting goes over every file.
             if counted.elapsed() < PROGRESS_INTERVAL {

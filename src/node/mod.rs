@@ -210,7 +210,8 @@ async fn accept(
         };
         let (swarms, events) = (swarms.clone(), events.clone());
         tokio::spawn(async move {
-            match peer::welcome(stream, |swarm| swarms.welcome(swarm, peer_id)).await {
+            let addr = stream.addr.clone();
+            match peer::welcome(stream, |theirs| swarms.welcome(&addr, theirs, peer_id)).await {
                 Ok(established) => {
                     let _ = events.send(Event::Established(established)).await;
                 }

@@ -66,8 +66,17 @@ pub(super) struct ReceivedBlock {
     pub(super) permit: OwnedSemaphorePermit,
 }
 
+/// A handshake to dial with.
+#[derive(Clone, Debug)]
+pub(super) struct Greeting {
+    pub(super) handshake: Handshake,
+    /// The swarm of the v2 infohash of a hybrid torrent, if a peer of the v1 swarm may answer with it (BEP 52).
+    pub(super) upgrade: Option<SwarmId>,
+}
+
 /// Shakes hands on a stream that this side opened.
-pub(super) async fn greet(mut stream: PeerStream, torrent: TorrentKey, own: &Handshake) -> io::Result<Established> {
+pub(super) async fn greet(mut stream: PeerStream, torrent: TorrentKey, own: &Greeting) -> io::Result<Established> {
+    let Greeting { handshake: own, upgrade } = own;
     let swarm = own.swarm;
     let handshake = exchange(async {
         stream.io.write_all(&own.encode()).await?;
@@ -75,24 +84,25 @@ pub(super) async fn greet(mut stream: PeerStream, torrent: TorrentKey, own: &Han
         read_handshake(&mut stream.io).await
     })
     .await?;
-    if handshake.swarm != swarm {
+    if handshake.swarm != swarm && *upgrade != Some(handshake.swarm) {
         return Err(invalid(format!("expected a handshake for swarm {swarm}, got one for {}", handshake.swarm)));
     }
     Ok(established(stream, torrent, handshake, true))
 }
 
-/// Shakes hands on a stream that a peer opened; `find` says which torrent a swarm id belongs to, and what to answer.
+/// Shakes hands on a stream that a peer opened; `find` says which torrent a handshake is for, and what to answer. The
+/// connection is then in the swarm of the answer.
 pub(super) async fn welcome(
     mut stream: PeerStream,
-    find: impl Fn(SwarmId) -> Option<(TorrentKey, Handshake)>,
+    find: impl Fn(&Handshake) -> Option<(TorrentKey, Handshake)>,
 ) -> io::Result<Established> {
     let (torrent, handshake) = exchange(async {
         let handshake = read_handshake(&mut stream.io).await?;
         let (torrent, own) =
-            find(handshake.swarm).ok_or_else(|| invalid(format!("swarm {} is not served here", handshake.swarm)))?;
+            find(&handshake).ok_or_else(|| invalid(format!("swarm {} is not served here", handshake.swarm)))?;
         stream.io.write_all(&own.encode()).await?;
         stream.io.flush().await?;
-        Ok((torrent, handshake))
+        Ok((torrent, Handshake { swarm: own.swarm, ..handshake }))
     })
     .await?;
     Ok(established(stream, torrent, handshake, false))

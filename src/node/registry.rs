@@ -10,7 +10,7 @@ use super::content::OpenTorrent;
 use super::tally::Tally;
 use crate::discovery::Progress;
 use crate::transports::mse::ServedSwarms;
-use crate::types::{InfoId, SwarmId, TorrentKey, WirePeerId};
+use crate::types::{InfoId, PeerAddr, SwarmId, TorrentKey, WirePeerId};
 use crate::wire::Handshake;
 
 /// The torrent behind each swarm id that is served.
@@ -24,15 +24,33 @@ pub(super) struct Swarms {
 struct Served {
     torrent: TorrentKey,
     tally: Arc<Tally>,
-    speaks_hashes: bool,
+    terms: Terms,
+}
+
+/// How to answer handshakes in a swarm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// Peers may ask for hashes.
+    pub(super) speaks_hashes: bool,
+    /// The swarm of the v2 infohash, where this is the v1 one of a hybrid torrent: whoever offers to change to v2 is
+    /// answered with it (BEP 52).
+    pub(super) upgrade: Option<SwarmId>,
 }
 
 impl Swarms {
-    /// Serves a torrent under an id; `speaks_hashes` if its peers may ask for hashes.
-    pub(super) fn insert(&self, swarm: SwarmId, torrent: TorrentKey, tally: Arc<Tally>, speaks_hashes: bool) {
+    /// Serves a torrent under an id.
+    pub(super) fn insert(&self, swarm: SwarmId, torrent: TorrentKey, tally: Arc<Tally>, terms: Terms) {
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
-        by_id.insert(swarm, Served { torrent, tally, speaks_hashes });
+        by_id.insert(swarm, Served { torrent, tally, terms });
         self.served.insert(swarm);
+    }
+
+    /// More is known of the torrent than when it was inserted.
+    pub(super) fn renew(&self, swarm: SwarmId, torrent: TorrentKey, terms: Terms) {
+        let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(served) = by_id.get_mut(&swarm).filter(|served| served.torrent == torrent) {
+            served.terms = terms;
+        }
     }
 
     /// Takes the id out and says true, unless another torrent has taken it over.
@@ -50,12 +68,20 @@ impl Swarms {
         self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(&swarm).map(|served| served.torrent)
     }
 
-    /// The torrent of a swarm, and how to shake hands with those who come for it.
-    pub(super) fn welcome(&self, swarm: SwarmId, peer_id: WirePeerId) -> Option<(TorrentKey, Handshake)> {
+    /// The torrent of the swarm that a peer at `addr` has named, and how to answer.
+    pub(super) fn welcome(
+        &self,
+        addr: &PeerAddr,
+        theirs: &Handshake,
+        peer_id: WirePeerId,
+    ) -> Option<(TorrentKey, Handshake)> {
         let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
-        let served = by_id.get(&swarm)?;
+        let Served { torrent, terms, .. } = by_id.get(&theirs.swarm)?;
+        // To another knot the bit is no offer to change the swarm.
+        let offers = theirs.supports_hashes() && !matches!(addr, PeerAddr::Libp2p(_));
+        let swarm = terms.upgrade.filter(|_| offers).unwrap_or(theirs.swarm);
         let handshake = Handshake::new(swarm, peer_id);
-        Some((served.torrent, if served.speaks_hashes { handshake } else { handshake.without_hashes() }))
+        Some((*torrent, if terms.speaks_hashes { handshake } else { handshake.without_hashes() }))
     }
 
     /// How far the torrent of a swarm is; of one that is not served, nothing.
@@ -132,6 +158,31 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_offers_v2_in_the_v1_swarm_of_a_hybrid_torrent_is_answered_with_v2() {
+        let swarms = Swarms::default();
+        let [v1, v2, other] = [1, 2, 3].map(|byte| SwarmId([byte; 20]));
+        let (torrent, peer) = (TorrentKey(5), WirePeerId([9; 20]));
+        let hybrid = Terms { speaks_hashes: true, upgrade: Some(v2) };
+        swarms.insert(v1, torrent, Arc::default(), Terms::default());
+        let answer = |offers, swarm| {
+            let theirs = Handshake::new(swarm, WirePeerId([8; 20]));
+            let theirs = if offers { theirs } else { theirs.without_hashes() };
+            swarms
+                .welcome(&PeerAddr::Socket(([10, 0, 0, 1], 1).into()), &theirs, peer)
+                .map(|(_, ours)| (ours.swarm, ours.supports_hashes()))
+        };
+        assert_eq!(answer(true, v1), Some((v1, false)), "nothing is known of v2");
+        swarms.renew(v1, TorrentKey(6), hybrid);
+        assert_eq!(answer(true, v1), Some((v1, false)), "the torrent of another");
+        swarms.renew(v1, torrent, hybrid);
+        swarms.insert(v2, torrent, Arc::default(), Terms { speaks_hashes: true, upgrade: None });
+        assert_eq!(answer(true, v1), Some((v2, true)));
+        assert_eq!(answer(false, v1), Some((v1, true)));
+        assert_eq!(answer(false, v2), Some((v2, true)));
+        assert_eq!(answer(true, other), None);
+    }
 
     #[test]
     fn an_entry_has_one_key_under_all_its_names_and_goes_with_its_users() {

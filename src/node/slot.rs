@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::registry::Swarms;
+use super::peer::Greeting;
+use super::registry::{Swarms, Terms};
 use super::tally::Tally;
 use crate::discovery::{JoinOptions, Source};
 use crate::engine::Prefetch;
@@ -34,6 +35,8 @@ pub(super) struct TorrentSlot {
     /// Whether it has been said that everything is here.
     pub(super) is_complete: bool,
     found_in: HashMap<PeerAddr, SwarmId>,
+    /// The swarm of the v2 infohash, if the torrent turned out to be hybrid before its metainfo is complete.
+    v2_swarm: Option<SwarmId>,
 }
 
 /// What slots share: who is told of swarms.
@@ -58,6 +61,7 @@ impl TorrentSlot {
             prefetch: None,
             is_complete: false,
             found_in: HashMap::new(),
+            v2_swarm: None,
         }
     }
 
@@ -71,12 +75,25 @@ impl TorrentSlot {
             }
         }
         for swarm in swarms {
-            if !self.joined.contains(swarm) {
-                meeting.swarms.insert(*swarm, self.key, self.tally.clone(), self.speaks_hashes());
+            let terms = self.terms(*swarm);
+            if self.joined.contains(swarm) {
+                meeting.swarms.renew(*swarm, self.key, terms);
+            } else {
+                meeting.swarms.insert(*swarm, self.key, self.tally.clone(), terms);
                 self.joined.push(*swarm);
             }
         }
         self.announce(meeting);
+    }
+
+    /// The torrent, of which only the v1 infohash was known, is in the swarm of a v2 one as well.
+    pub(super) fn is_hybrid(&mut self, meeting: &Meeting, v2_swarm: SwarmId) {
+        self.v2_swarm = Some(v2_swarm);
+        let mut swarms = self.joined.clone();
+        if !swarms.contains(&v2_swarm) {
+            swarms.push(v2_swarm);
+        }
+        self.join(meeting, &swarms);
     }
 
     /// Adds trackers that are new, behind the others.
@@ -142,24 +159,40 @@ impl TorrentSlot {
         self.found_in.insert(addr.clone(), swarm);
     }
 
-    /// Whether peers may ask for hashes. Not those of a v1 torrent, nor of a hybrid one, which is used as v1: clients
-    /// take the offer as one to change to v2, and close the stream of who cannot. (A torrent of which only a hash of 32
-    /// bytes is known may be hybrid; by that hash clients talk v2 anyway.)
-    fn speaks_hashes(&self) -> bool {
+    /// How to shake hands in `swarm`. Peers of a v1 torrent may not ask for hashes, nor those of a hybrid one that has
+    /// none: clients take the bit as an offer to change to v2, and close the stream where they cannot. So nothing is
+    /// offered either while it is not known what a torrent is. (One of which only a hash of 32 bytes is known may be
+    /// hybrid; by that hash clients talk v2 anyway.)
+    fn terms(&self, swarm: SwarmId) -> Terms {
+        let v1_of = |metainfo: &Metainfo| metainfo.info_hash().swarm_id() == swarm;
         match (&self.metainfo, &self.id) {
-            (Some(metainfo), _) => matches!(metainfo.form(), Form::Native | Form::V2),
-            (None, InfoId::Hash(hash)) => hash.as_bytes().len() == 32,
-            (None, InfoId::Sig(_)) => true,
+            (Some(metainfo), _) => match metainfo.form() {
+                Form::Native | Form::V2 => Terms { speaks_hashes: true, upgrade: None },
+                Form::Hybrid if metainfo.verifies_blocks() => {
+                    Terms { speaks_hashes: true, upgrade: metainfo.v2_swarm().filter(|_| v1_of(metainfo)) }
+                }
+                Form::V1 | Form::Hybrid => Terms::default(),
+            },
+            (None, InfoId::Hash(hash)) if hash.as_bytes().len() == 32 => Terms { speaks_hashes: true, upgrade: None },
+            (None, InfoId::Hash(hash)) if hash.swarm_id() == swarm => {
+                Terms { speaks_hashes: self.v2_swarm.is_some(), upgrade: self.v2_swarm }
+            }
+            (None, InfoId::Hash(_)) => Terms { speaks_hashes: self.v2_swarm == Some(swarm), upgrade: None },
+            (None, InfoId::Sig(_)) => Terms { speaks_hashes: true, upgrade: None },
         }
     }
 
-    /// The handshakes to try with a peer, likely ones first.
-    pub(super) fn handshakes_for(&self, addr: &PeerAddr, peer_id: WirePeerId) -> Vec<Handshake> {
-        let handshake = |swarm| match self.speaks_hashes() {
-            true => Handshake::new(swarm, peer_id),
-            false => Handshake::new(swarm, peer_id).without_hashes(),
+    /// The handshakes to try with a peer, likely ones first. Another knot takes the bit for what it says, in any swarm.
+    pub(super) fn greetings_for(&self, addr: &PeerAddr, peer_id: WirePeerId) -> Vec<Greeting> {
+        let is_knot = matches!(addr, PeerAddr::Libp2p(_));
+        let greeting = |swarm| {
+            let Terms { speaks_hashes, upgrade } = self.terms(swarm);
+            let offers = speaks_hashes || is_knot && self.metainfo.is_none();
+            let handshake = Handshake::new(swarm, peer_id);
+            let handshake = if offers { handshake } else { handshake.without_hashes() };
+            Greeting { handshake, upgrade: upgrade.filter(|_| !is_knot) }
         };
-        self.swarms_for(addr).into_iter().map(handshake).collect()
+        self.swarms_for(addr).into_iter().map(greeting).collect()
     }
 
     /// The swarms to try with a peer, likely ones first: that in which it was found; else the ordinary one for an

@@ -11,6 +11,9 @@ pub enum Verdict {
     Unverified,
     /// It did not match its leaf hash and was thrown away.
     Corrupt,
+    /// It matched its leaf hash and was the last of its piece, which does not match its v1 hash: the hybrid torrent
+    /// contradicts itself.
+    Inconsistent,
     /// It could not be kept: it is missing again.
     Failed,
 }
@@ -39,6 +42,8 @@ pub enum PieceOutcome {
         /// The ones that did not match.
         corrupt: Vec<BlockSpan>,
     },
+    /// It is what one form of a hybrid torrent says, and not what the other does.
+    Inconsistent,
     /// It could not be read back: all its unverified blocks are missing again.
     Failed,
 }

@@ -24,8 +24,8 @@ impl Handshake {
         Self { reserved, swarm, peer_id }
     }
 
-    /// The same without hash messages: for swarms of v1 and hybrid torrents. There the bit offers to change to v2
-    /// (BEP 52), and who accepts answers with another infohash.
+    /// The same without hash messages: for swarms of v1 torrents. There the bit offers to change to v2 (BEP 52), and who
+    /// accepts answers with another infohash.
     pub fn without_hashes(mut self) -> Self {
         let (byte, bit) = HASHES;
         self.reserved[byte] &= !bit;

@@ -207,7 +207,10 @@ impl Node {
                 net.soon(self.at, Event::Input(Input::Open { torrent, metainfo, verified }));
             }
             Output::MetainfoRefused { reason, .. } => panic!("{reason}"),
-            Output::PeerMet { .. } | Output::RecordHeard { .. } | Output::RecordAsked { .. } => {}
+            Output::HybridFound { .. }
+            | Output::PeerMet { .. }
+            | Output::RecordHeard { .. }
+            | Output::RecordAsked { .. } => {}
             Output::ReadReady { read } => self.read_done(net, read, true),
             Output::ReadFailed { read, .. } => self.read_done(net, read, false),
         }

@@ -1,6 +1,7 @@
 //! Simulated swarms and scripted peers: the engine's promises as properties.
 
 mod gossip;
+mod hybrid;
 mod lab;
 mod layers;
 mod limits;

@@ -8,9 +8,10 @@ use super::Torrent;
 use super::messages::Violation;
 use crate::engine::fetch_metainfo::{Carrier, Fetched, PieceAsk};
 use crate::engine::manager::Context;
+use crate::engine::peer::Peer;
 use crate::engine::{DisconnectReason, Output};
-use crate::metainfo::HashRange;
-use crate::types::ConnId;
+use crate::metainfo::{HashRange, Metainfo};
+use crate::types::{ConnId, PeerAddr, SwarmId};
 use crate::wire::{HashRequest, METADATA_PIECE_LEN, Message, MetadataMessage};
 
 /// How often a peer may have the whole metainfo.
@@ -46,11 +47,15 @@ impl Torrent {
         self.request_layers(ctx);
     }
 
-    /// Asks for piece hashes that the `info` does not have. Only v2 torrents lack any, and all of their peers have hash
-    /// trees; web seeds have not.
+    /// Asks for piece hashes that the `info` does not have.
     fn request_layers(&mut self, ctx: &mut Context<'_>) {
+        self.change_to_v2(ctx);
         let Some(layers) = self.search.as_mut().and_then(|search| search.layers.as_mut()) else { return };
-        let able: Vec<_> = self.peers.values().filter(|peer| !peer.is_reserve()).map(|peer| peer.conn).collect();
+        let able = self.peers.values().filter(|peer| peer.speaks_hashes_of(layers.metainfo()));
+        let able: Vec<_> = able.map(|peer| peer.conn).collect();
+        if let Some(metainfo) = layers.given_up(ctx.now, &able) {
+            return self.metainfo_found(ctx, metainfo);
+        }
         for (conn, range) in layers.requests(ctx.now, &able) {
             if let Some(peer) = self.peers.get_mut(&conn) {
                 let HashRange { root, base_layer, index, length, proof_layers } = range;
@@ -58,6 +63,33 @@ impl Torrent {
                 peer.send(ctx.now, ctx.out, Message::HashRequest(request));
             }
         }
+    }
+
+    /// The torrent turned out to be hybrid: peers are looked for in its v2 swarm, too.
+    fn change_to_v2(&mut self, ctx: &mut Context<'_>) {
+        let Some(layers) = self.search.as_mut().and_then(|search| search.layers.as_mut()) else { return };
+        let Some(swarm) = layers.hybrid_news() else { return };
+        ctx.out.push_back(Output::HybridFound { torrent: self.key, swarm });
+        let v1 = layers.metainfo().info_hash().swarm_id();
+        if self.dial_anew_for_v2(ctx, v1)
+            && let Some(layers) = self.search.as_mut().and_then(|search| search.layers.as_mut())
+        {
+            layers.be_patient();
+        }
+    }
+
+    /// Peers of the v1 swarm of a hybrid torrent cannot be asked for hashes: those who say that they know v2 are dialled
+    /// anew, now that it is known what to change to. Whether there are any.
+    pub(super) fn dial_anew_for_v2(&mut self, ctx: &mut Context<'_>, v1: SwarmId) -> bool {
+        let changes = |peer: &&Peer| {
+            peer.outgoing && peer.offers_hashes && peer.swarm == v1 && matches!(peer.addr, PeerAddr::Socket(_))
+        };
+        let changing: Vec<_> = self.peers.values().filter(changes).map(|peer| (peer.conn, peer.addr.clone())).collect();
+        for (conn, addr) in &changing {
+            self.leave(ctx, *conn, Some(DisconnectReason::Upgrade));
+            self.candidates.dial_again(addr);
+        }
+        !changing.is_empty()
     }
 
     /// Hashes came while the metainfo is searched; `None`: a peer will not tell them. False if nothing is searched.
@@ -111,11 +143,7 @@ impl Torrent {
     fn metainfo_piece(&mut self, ctx: &mut Context<'_>, conn: ConnId, fetched: Fetched) {
         match fetched {
             Fetched::Waiting => self.request_metainfo(ctx),
-            Fetched::Done(metainfo) => {
-                self.search = None;
-                let metainfo = Arc::new(*metainfo);
-                ctx.out.push_back(Output::MetainfoFetched { torrent: self.key, metainfo });
-            }
+            Fetched::Done(metainfo) => self.metainfo_found(ctx, *metainfo),
             Fetched::Unusable(error) => {
                 self.search = None;
                 ctx.out.push_back(Output::MetainfoRefused { torrent: self.key, reason: error.to_string() });
@@ -129,6 +157,11 @@ impl Torrent {
                 self.request_metainfo(ctx);
             }
         }
+    }
+
+    fn metainfo_found(&mut self, ctx: &mut Context<'_>, metainfo: Metainfo) {
+        self.search = None;
+        ctx.out.push_back(Output::MetainfoFetched { torrent: self.key, metainfo: Arc::new(metainfo) });
     }
 
     /// Sends a piece of the metainfo. A peer gets all of it a few times, at a bounded rate, then is refused.

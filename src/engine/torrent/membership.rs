@@ -9,7 +9,6 @@ use super::Torrent;
 use crate::engine::manager::Context;
 use crate::engine::peer::{Owned, Peer};
 use crate::engine::{DisconnectReason, Output};
-use crate::metainfo::Form;
 use crate::types::{ConnId, PeerAddr, PeerIdentity, PieceIndex};
 use crate::wire::{Handshake, Message};
 
@@ -168,9 +167,7 @@ impl Torrent {
             self.leave(ctx, conn, Some(DisconnectReason::Protocol(error.to_string())));
             return;
         }
-        // Whoever is in the swarm of a v2 torrent has hash trees. The bit offers to change from v1 to v2, and libtorrent
-        // does not set it where there is no v1.
-        peer.hashes |= content.metainfo.form() == Form::V2 && !peer.is_reserve();
+        peer.hashes = peer.speaks_hashes_of(&content.metainfo);
         if !std::mem::replace(&mut peer.told_inventory, true) {
             for piece in content.pieces.have().iter().take(MAX_NEWS) {
                 peer.send(ctx.now, ctx.out, Message::Have(PieceIndex(piece)));

@@ -108,6 +108,8 @@ pub(super) struct Torrent {
     hedged: u64,
     wasted: Wasted,
     hash_failures: u64,
+    /// It contradicts itself: nothing more is fetched.
+    is_refused: bool,
 }
 
 impl Torrent {
@@ -145,6 +147,7 @@ impl Torrent {
             hedged: 0,
             wasted: Wasted::default(),
             hash_failures: 0,
+            is_refused: false,
         }
     }
 
@@ -154,8 +157,9 @@ impl Torrent {
             return;
         }
         self.search = None;
+        let v1_swarm = metainfo.hashes_twice().then(|| metainfo.info_hash().swarm_id());
         let layout = metainfo.layout().clone();
-        let pieces = PieceManager::new(layout, verified, metainfo.algorithm().verifies_blocks());
+        let pieces = PieceManager::new(layout, verified, metainfo.verifies_blocks());
         let availability = Availability::new(metainfo.piece_count());
         let envelope = metainfo.public_bytes();
         self.content = Some(Content {
@@ -173,6 +177,9 @@ impl Torrent {
             for conn in self.candidates.forget_gossip() {
                 self.leave(ctx, conn, Some(DisconnectReason::NoUse));
             }
+        }
+        if let Some(v1) = v1_swarm {
+            self.dial_anew_for_v2(ctx, v1);
         }
         let conns: Vec<_> = self.peers.keys().copied().collect();
         for conn in conns {
@@ -192,6 +199,7 @@ impl Torrent {
 
     /// What to fetch beyond what is read.
     pub(super) fn set_prefetch(&mut self, ctx: &mut Context<'_>, prefetch: Prefetch) {
+        let prefetch = if self.is_refused { Prefetch::None } else { prefetch };
         self.prefetch = prefetch;
         if let Some(content) = &mut self.content {
             match prefetch {

@@ -46,6 +46,10 @@ impl Torrent {
         let bytes = offset..offset.saturating_add(u64::from(len));
         if self.readers.read(ctx.now, read, reader, bytes, &content.pieces) {
             ctx.out.push_back(Output::ReadReady { read });
+        } else if self.is_refused {
+            self.readers.drop_read(read);
+            ctx.out.push_back(Output::ReadFailed { read, reason: ReadError::Inconsistent });
+            return;
         } else {
             self.wake_duties(ctx.now);
             self.make_way(ctx, read);

@@ -5,6 +5,7 @@ use super::messages::Violation;
 use crate::engine::Output;
 use crate::engine::choker::Applicant;
 use crate::engine::manager::Context;
+use crate::metainfo::Form;
 use crate::types::{BLOCK_LEN, BlockSpan, ConnId};
 use crate::wire::{HashRequest, Message};
 
@@ -211,7 +212,9 @@ impl Torrent {
             && request.index.is_multiple_of(request.length)
             && request.base_layer <= MAX_LAYERS
             && request.proof_layers <= MAX_LAYERS;
-        if sensible && self.content.is_some() && peer.may_ask_hashes(ctx.now) {
+        // In the v1 swarm of a hybrid torrent there are no trees.
+        let has_trees = self.content.as_ref().is_some_and(|c| peer.hashes || c.metainfo.form() != Form::Hybrid);
+        if sensible && has_trees && peer.may_ask_hashes(ctx.now) {
             peer.sent = ctx.now;
             ctx.out.push_back(Output::SendHashes { conn, request });
         } else {

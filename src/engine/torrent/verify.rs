@@ -13,7 +13,7 @@ use super::{Content, Torrent};
 use crate::engine::manager::Context;
 use crate::engine::peer::HashAsk;
 use crate::engine::pieces::{Isolation, Leaves};
-use crate::engine::{Output, PieceOutcome, Verdict};
+use crate::engine::{Output, PieceOutcome, Prefetch, ReadError, Verdict};
 use crate::metainfo::LeafRequest;
 use crate::types::{AttemptId, BlockSpan, ConnId, PieceIndex};
 use crate::wire::{HashRequest, Message};
@@ -40,7 +40,7 @@ pub(super) struct LeafJob {
 impl Content {
     /// Whether single blocks of a piece can be verified, with hashes that peers have to tell.
     pub(super) fn needs_leaves(&self, piece: u32) -> bool {
-        self.metainfo.algorithm().verifies_blocks() && self.pieces.blocks_in(piece) > 1
+        self.metainfo.verifies_blocks() && self.metainfo.leaf_count(PieceIndex(piece)) > 1
     }
 }
 
@@ -178,6 +178,7 @@ impl Torrent {
                 self.blame_block(ctx, span);
                 self.retire(piece);
             }
+            Verdict::Inconsistent => self.refuse(ctx, piece),
             Verdict::Failed => {
                 self.unstored(ctx, &[span]);
                 self.retire(piece);
@@ -244,6 +245,7 @@ impl Torrent {
                 }
             }
             PieceOutcome::Corrupt { attempt } => self.piece_failed(ctx, piece, &checked, attempt),
+            PieceOutcome::Inconsistent => return self.refuse(ctx, piece),
             PieceOutcome::Failed => self.unstored(ctx, &checked),
         }
         let known = |content: &Content| content.pieces.active(piece).is_some_and(|a| a.leaves == Leaves::Known);
@@ -434,6 +436,24 @@ impl Torrent {
         for piece in pieces {
             self.assign_sole(ctx, piece);
         }
+    }
+
+    /// A hybrid torrent is of one content by its v1 hashes and of another by those of v2. Whoever sent it sent what the
+    /// publisher asks for. Nothing more is fetched, and reads that would have to wait fail.
+    fn refuse(&mut self, ctx: &mut Context<'_>, piece: u32) {
+        self.is_refused = true;
+        for number in self.content.iter().flat_map(|content| content.pieces.received_blocks(piece)).collect::<Vec<_>>()
+        {
+            if let Some(content) = &mut self.content {
+                content.pieces.set_missing(number);
+            }
+        }
+        for read in self.readers.read_ids() {
+            self.readers.drop_read(read);
+            ctx.out.push_back(Output::ReadFailed { read, reason: ReadError::Inconsistent });
+        }
+        self.set_prefetch(ctx, Prefetch::None);
+        self.retire(piece);
     }
 
     /// Storage could not keep blocks.

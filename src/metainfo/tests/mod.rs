@@ -4,6 +4,7 @@ mod create;
 mod create_torrent;
 mod hashing;
 mod hostile;
+mod hybrid;
 mod torrent;
 mod v2;
 mod vector;

@@ -39,7 +39,7 @@ fn torrent_of(info: &Value) -> Value {
     Value::dict([("info", info.clone())])
 }
 
-fn parse(info: &Value) -> Result<Metainfo, MetainfoError> {
+pub(super) fn parse(info: &Value) -> Result<Metainfo, MetainfoError> {
     Metainfo::parse(&torrent_of(info).encode())
 }
 

@@ -169,7 +169,7 @@ impl Heir {
         match self.new.check_piece(piece, &unverified) {
             PieceOutcome::Verified | PieceOutcome::VerifiedAfter { .. } => true,
             PieceOutcome::Blocks { corrupt } => corrupt.is_empty(),
-            PieceOutcome::Corrupt { .. } | PieceOutcome::Failed => false,
+            PieceOutcome::Corrupt { .. } | PieceOutcome::Inconsistent | PieceOutcome::Failed => false,
         }
     }
 

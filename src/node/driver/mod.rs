@@ -287,6 +287,11 @@ impl Driver {
                     }
                 }
                 Output::MetainfoFetched { torrent, metainfo } => self.metainfo_fetched(torrent, Ok(metainfo)),
+                Output::HybridFound { torrent, swarm } => {
+                    if let Some(slot) = self.torrents.get_mut(&torrent) {
+                        slot.is_hybrid(&self.parts.meeting, swarm);
+                    }
+                }
                 Output::MetainfoRefused { torrent, reason } => {
                     let reason = format!("the metainfo that peers sent cannot be used: {reason}");
                     self.parts.warnings.add(reason.clone());
@@ -351,6 +356,6 @@ async fn sleep_until(due: Option<Instant>) {
 fn content_error(reason: ReadError) -> ContentError {
     match reason {
         ReadError::Closed => ContentError::Closed,
-        timeout @ ReadError::Timeout { .. } => ContentError::Unavailable(timeout.to_string()),
+        other @ (ReadError::Timeout { .. } | ReadError::Inconsistent) => ContentError::Unavailable(other.to_string()),
     }
 }

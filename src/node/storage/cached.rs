@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
 use super::StorageError;
@@ -26,6 +26,8 @@ pub(super) struct Cached {
     /// Files before this one were complete when [`Shared::losses`] was what is beside it.
     complete_until: AtomicU32,
     complete_at_losses: AtomicU64,
+    /// The hybrid torrent turned out to be of two contents.
+    pub(super) is_contradictory: AtomicBool,
 }
 
 enum Objects {
@@ -82,7 +84,8 @@ impl Cached {
             Objects::Whole(object)
         };
         let (complete_until, complete_at_losses) = (AtomicU32::new(0), AtomicU64::new(shared.losses()));
-        let cached = Self { shared, torrent, metainfo, objects, complete_until, complete_at_losses };
+        let is_contradictory = AtomicBool::new(false);
+        let cached = Self { shared, torrent, metainfo, objects, complete_until, complete_at_losses, is_contradictory };
         if let Objects::Files(files) = &cached.objects {
             for file in (0..files.len() as u32).map(FileIndex) {
                 let Some((key, shape)) = cached.file_object(file) else { continue };
@@ -393,7 +396,7 @@ impl Cached {
     }
 
     pub(super) fn set_leaves(&self, piece: PieceIndex, leaves: Leaves) {
-        if leaves.len() != self.metainfo.layout().blocks_in(piece) as usize {
+        if leaves.len() != self.metainfo.leaf_count(piece) as usize {
             return;
         }
         if let Some((object, own)) = self.locate_or_make(piece) {

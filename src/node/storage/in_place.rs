@@ -16,7 +16,7 @@ use super::leaves::Leaves;
 use super::shared::{Shared, lock, read, write};
 use super::{StorageError, StoreEvent};
 use crate::index::SeedRecord;
-use crate::metainfo::{Metainfo, Part};
+use crate::metainfo::{Metainfo, Part, PieceCheck};
 use crate::node::tree::TreeSource;
 use crate::types::{Bitfield, BlockSpan, FileIndex, FileSlice, FileStamp, PieceIndex, TorrentKey};
 
@@ -297,11 +297,14 @@ impl InPlace {
             self.read_parts(layout.parts(span), &mut buf)?;
             hasher.update(&buf);
         }
-        if self.metainfo.algorithm().verifies_blocks() {
-            let leaves = hasher.finish_leaves();
-            return Ok(self.metainfo.leaves_match(piece, &leaves).then_some(leaves));
-        }
-        Ok((Some(hasher.finish()) == self.metainfo.piece_hash(piece)).then(Vec::new))
+        Ok(match self.metainfo.judge(piece, hasher) {
+            PieceCheck::Right(leaves) => Some(leaves),
+            PieceCheck::Wrong => None,
+            PieceCheck::Inconsistent => {
+                self.shared.warn_of_contradiction(&self.metainfo);
+                None
+            }
+        })
     }
 
     fn read_parts(&self, parts: impl Iterator<Item = Part>, buf: &mut Vec<u8>) -> Result<(), Failure> {

@@ -210,6 +210,14 @@ impl Object {
         self.shape.layout()
     }
 
+    /// The torrent whose files it is, unless torrents may share it.
+    pub(super) fn torrent(&self) -> Option<&Arc<Metainfo>> {
+        match &self.shape {
+            Shape::File(_) => None,
+            Shape::Torrent(metainfo) => Some(metainfo),
+        }
+    }
+
     pub(super) fn file_id(&self, file: FileIndex) -> FileId {
         FileId { object: self.id, file: file.0, generation: self.generation.load(SeqCst) }
     }

@@ -346,7 +346,7 @@ impl Shared {
         }
         let bytes = lock(&self.index).leaves(object.id, piece.0).ok().flatten()?;
         let (leaves, rest) = bytes.as_chunks::<32>();
-        if !rest.is_empty() || leaves.len() != object.layout().blocks_in(piece) as usize {
+        if !rest.is_empty() || leaves.len() != object.real_blocks(piece).count() {
             return None;
         }
         let leaves: Leaves = leaves.into();

@@ -3,6 +3,7 @@
 mod damage;
 mod eviction;
 mod hand_over;
+mod hybrid;
 mod in_place;
 mod keeping;
 mod padding;

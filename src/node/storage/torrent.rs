@@ -99,6 +99,12 @@ impl TorrentStorage {
         self.in_place.get().is_some_and(InPlace::is_complete) || self.cached.is_complete()
     }
 
+    /// Why nothing more of it can be had, if it turned out to be a hybrid torrent that contradicts itself.
+    pub(crate) fn contradiction(&self) -> Option<String> {
+        let is_contradictory = self.cached.is_contradictory.load(std::sync::atomic::Ordering::SeqCst);
+        is_contradictory.then(|| super::verify::contradiction(&self.metainfo))
+    }
+
     /// Whether blocks had to be kept in memory lately because the disk has no room.
     pub(crate) fn lacks_room(&self) -> bool {
         !self.cached.shared.overlay.is_empty()

@@ -18,6 +18,8 @@ struct Kept<'a> {
     block: BlockSpan,
     data: &'a Bytes,
     verified: bool,
+    /// Its place in the batch.
+    at: usize,
 }
 
 impl Kept<'_> {
@@ -33,15 +35,25 @@ impl Cached {
     /// Keeps blocks; what became of each, in their order. Blocks that follow each other are written at once.
     pub(super) fn write_blocks(&self, blocks: &[(BlockSpan, Bytes)]) -> Vec<Verdict> {
         let mut kept = Vec::with_capacity(blocks.len());
-        let verdicts = blocks.iter().map(|(span, data)| self.judge(*span, data, &mut kept)).collect();
+        let mut verdicts = Vec::with_capacity(blocks.len());
+        for (span, data) in blocks {
+            verdicts.push(self.judge(verdicts.len(), *span, data, &mut kept));
+        }
         // Stable: of two copies of a block the later one is written last.
         kept.sort_by_key(|kept| (kept.object.id, kept.block.piece, kept.block.begin));
-        kept.chunk_by(|block, next| block.is_followed_by(next)).for_each(|run| self.shared.store(run));
+        for run in kept.chunk_by(|block, next| block.is_followed_by(next)) {
+            if self.shared.store(run) {
+                continue;
+            }
+            let is_contradiction = run.first().is_some_and(|kept| self.contradicts(kept.object, kept.block.piece));
+            let verdict = if is_contradiction { Verdict::Inconsistent } else { Verdict::Failed };
+            run.iter().for_each(|kept| verdicts[kept.at] = verdict);
+        }
         verdicts
     }
 
     /// Verifies a block, and adds it to `kept` if it is to be written.
-    fn judge<'a>(&'a self, span: BlockSpan, data: &'a Bytes, kept: &mut Vec<Kept<'a>>) -> Verdict {
+    fn judge<'a>(&'a self, at: usize, span: BlockSpan, data: &'a Bytes, kept: &mut Vec<Kept<'a>>) -> Verdict {
         if !self.metainfo.layout().is_block(span) || data.len() != span.len as usize {
             return Verdict::Failed;
         }
@@ -60,51 +72,57 @@ impl Cached {
             Some(_) => Verdict::Verified,
             None => Verdict::Unverified,
         };
-        kept.push(Kept { object, block, data, verified: verdict == Verdict::Verified });
+        kept.push(Kept { object, block, data, verified: verdict == Verdict::Verified, at });
         verdict
     }
 }
 
 impl Shared {
-    /// Keeps a run of blocks: on the disk, or in memory if the disk has no room.
-    fn store(&self, run: &[Kept<'_>]) {
+    /// Keeps a run of blocks: on the disk, or in memory if the disk has no room. False if it is kept, but does not
+    /// complete its piece as its v1 hash says.
+    fn store(&self, run: &[Kept<'_>]) -> bool {
         self.make_room(run.iter().map(|kept| kept.object.room(kept.block)).sum());
         let mut result = self.try_write(run);
         if result.is_err() && self.evict_for_write() {
             result = self.try_write(run);
         }
-        let Err(error) = result else { return };
+        let error = match result {
+            Ok(agrees) => return agrees,
+            Err(error) => error,
+        };
         self.warn_once("write", || {
             format!("cannot write to the cache ({error}): reads go on, but what they fetch is not kept")
         });
-        for Kept { object, block, data, verified } in run {
+        let mut agrees = true;
+        for Kept { object, block, data, verified, .. } in run {
             let stripe = lock(self.stripe(object, block.piece));
             // What was there before may be overwritten in part.
             object.clear_block(*block);
-            // Copied: the block may be a part of a larger buffer, which would be kept with it.
-            let pushed_out = self.overlay.put(object, *block, Bytes::copy_from_slice(data), *verified);
+            let pushed_out = self.overlay.put(object, *block, without_padding(object, *block, data), false);
+            if *verified {
+                agrees &= self.mark_verified(object, block.piece, &[*block]);
+            }
             drop(stripe);
             self.mark_dirty(object, block.piece);
             for out in pushed_out {
                 self.tell_lost(&out.object, out.piece);
             }
         }
+        agrees
     }
 
-    fn try_write(&self, run: &[Kept<'_>]) -> io::Result<()> {
-        let Some(Kept { object, block: BlockSpan { piece, .. }, .. }) = run.first() else { return Ok(()) };
+    /// Writes a run; [`Self::store`].
+    fn try_write(&self, run: &[Kept<'_>]) -> io::Result<bool> {
+        let Some(Kept { object, block: BlockSpan { piece, .. }, .. }) = run.first() else { return Ok(true) };
         let (piece, slot) = (*piece, object.slot(*piece));
         let stripe = lock(self.stripe(object, piece));
         // A piece that is given up right now keeps its room.
         slot.clear(flag::EVICTING);
         self.write_run(object, run)?;
         self.charge(object, piece, run.iter().map(|kept| object.set_written(kept.block)).sum());
-        for kept in run {
-            if kept.verified {
-                object.set_verified(kept.block);
-            }
-            self.overlay.remove(object, kept.block);
-        }
+        run.iter().for_each(|kept| self.overlay.remove(object, kept.block));
+        let verified: Vec<_> = run.iter().filter(|kept| kept.verified).map(|kept| kept.block).collect();
+        let agrees = self.mark_verified(object, piece, &verified);
         self.touch(object, piece, self.now_us());
         self.list(object, piece);
         drop(stripe);
@@ -112,7 +130,7 @@ impl Shared {
         if self.is_nearly_full() {
             self.wake(|wake| wake.room = true);
         }
-        Ok(())
+        Ok(agrees)
     }
 
     /// Writes a run to its place, one write for each file.
@@ -132,6 +150,23 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// A block in memory of its own: it may be a part of a larger buffer, which would be kept with it. What a peer says that
+/// padding is counts for nothing.
+fn without_padding(object: &Object, block: BlockSpan, data: &[u8]) -> Bytes {
+    let mut own = data.to_vec();
+    let mut at = 0;
+    for part in object.layout().parts(block) {
+        at += match part {
+            Part::File(slice) => slice.len as usize,
+            Part::Padding(len) => {
+                own[at..].iter_mut().take(len as usize).for_each(|byte| *byte = 0);
+                len as usize
+            }
+        };
+    }
+    own.into()
 }
 
 /// The bytes of a run that are left to be written.
