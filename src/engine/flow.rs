@@ -160,7 +160,10 @@ impl Flow {
     pub(super) fn sent(&mut self, now: Instant, number: u32, span: BlockSpan, ahead: bool) {
         if self.requests.is_empty() {
             self.delivery.busy_from(now, self.min_delay.unwrap_or_default());
-            self.progress = Some(now);
+            // One that owes answers to what was cancelled has been silent since then.
+            if self.unanswered_tombstones() == 0 {
+                self.progress = Some(now);
+            }
         }
         let due = now + Duration::from_secs_f64(self.eta(now, GUESSED_RATE).min(3600.0));
         self.requests.push_back(Request { number, span, sent: now, due, ahead });
@@ -181,8 +184,9 @@ impl Flow {
         answered.0
     }
 
-    /// The peer will not answer.
-    pub(super) fn rejected(&mut self, number: u32) -> Answered {
+    /// The peer will not answer. That is an answer, too.
+    pub(super) fn rejected(&mut self, now: Instant, number: u32) -> Answered {
+        self.progress = Some(now);
         self.forget(number).0
     }
 

@@ -199,6 +199,10 @@ impl Readers {
         reader.active = now;
         reader.consumed.add(now, bytes.end - bytes.start);
         let sought = reader.run.touch(bytes, reader.window_end);
+        if sought {
+            // Where the window ended says nothing of where the next one should.
+            reader.window_end = 0;
+        }
         let from = reader.run.position();
         let size = reader.run.window(limit).max(pieces.whole_piece_length().min(reader.run.window(u64::MAX) * 4));
         if size == 0 && reader.window.is_empty() {
@@ -446,6 +450,11 @@ impl Readers {
                 .map(move |block| (piece, block))
         };
         read.extent.pieces.clone().flat_map(missing_in).take(limit).collect()
+    }
+
+    /// Whether a read waits for something of a piece.
+    pub(super) fn wait_for_any_of(&self, piece: u32) -> bool {
+        self.reads.values().any(|read| read.extent.pieces.contains(&piece))
     }
 
     /// Whether a read waits for a block.

@@ -175,3 +175,39 @@ fn readers_share_the_link_fairly() {
     assert!(sim.run_until(20 * S, |sim| sim.finished(1)));
     sim.check_end();
 }
+
+#[test]
+fn a_mute_peer_costs_no_read_more_than_a_moment() {
+    for first_is_mute in [true, false] {
+        let mute = Conduct { stalls_after: Some(Duration::ZERO), ..Conduct::default() };
+        let mut specs = vec![seed(5, 10.0 * MB), seed(5, 10.0 * MB), leech(5, 10.0 * MB)];
+        let at = usize::from(!first_is_mute);
+        specs[at] = specs[at].clone().conduct(mute);
+        let mut sim = Sim::new(3, HashAlgorithm::Sha256Merkle, 1 << 22, &[64 * MIB], specs);
+        sim.introduce(2, [0, 1]);
+        sim.run_for(S);
+        let pattern = Pattern::Seeking { seeks: 40, run: 1 << 18 };
+        let app = sim.read(2, App { pattern, ..App::file(0, 64 << 20) });
+        assert!(sim.run_until(60 * S, |sim| sim.finished(2)));
+        let mut waits = sim.nodes[2].apps[app].seeks.clone();
+        waits.sort();
+        assert!(waits[39] < S * 3 / 2, "{waits:?}");
+        assert!(waits[36] < S / 5, "it is known before long: {waits:?}");
+        sim.check_end();
+    }
+}
+
+#[test]
+fn a_look_at_the_end_leaves_the_way_open() {
+    // As players do it for the duration: the window that follows the look is as good as the one before.
+    let mut sim = pair(HashAlgorithm::Blake3, 1 << 20, 64 * MIB, 20, 5.0 * MB);
+    sim.run_for(S);
+    sim.read(1, App::file(0, 4 << 20));
+    assert!(sim.run_until(10 * S, |sim| sim.finished(1)));
+    for (offset, len) in [((64 << 20) - 65_536, 65_536), (5 << 20, 131_072), ((5 << 20) + 131_072, 262_144)] {
+        let Sim { net, nodes } = &mut sim;
+        nodes[1].seek(net, 0, offset, len);
+        assert!(sim.run_until(5 * S, |sim| sim.finished(1)));
+    }
+    assert!(sim.stats(1).window_bytes > 0, "{:?}", sim.stats(1));
+}

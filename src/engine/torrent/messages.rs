@@ -218,7 +218,7 @@ impl Torrent {
             return;
         }
         let number = content.pieces.number(span.piece.0, span.block().0);
-        let answered = peer.flow.rejected(number);
+        let answered = peer.flow.rejected(ctx.now, number);
         if answered != Answered::Unknown {
             ctx.limits.download.refund(span.len);
         }

@@ -7,6 +7,7 @@ mod fetch;
 mod gossip;
 mod hedge;
 mod holdings;
+mod leaves;
 mod make_way;
 mod membership;
 mod messages;
@@ -37,9 +38,9 @@ use super::readers::Readers;
 use super::{DisconnectReason, Output, ReadError, TorrentStats, Wasted};
 use crate::metainfo::Metainfo;
 use crate::types::{Bitfield, ConnId, FileIndex, InfoId, PeerIdentity, TorrentKey};
+use leaves::LeafJob;
 use ranking::Ranking;
 use reserve::Reserve;
-use verify::LeafJob;
 
 /// What is known once there is a metainfo.
 #[derive(Debug)]

@@ -11,15 +11,11 @@ use std::time::{Duration, Instant};
 
 use super::{Content, Torrent};
 use crate::engine::manager::Context;
-use crate::engine::peer::HashAsk;
 use crate::engine::pieces::{Isolation, Leaves};
 use crate::engine::{Output, PieceOutcome, Prefetch, ReadError, Verdict};
-use crate::metainfo::LeafRequest;
 use crate::types::{AttemptId, BlockSpan, ConnId, PieceIndex};
-use crate::wire::{HashRequest, Message};
+use crate::wire::Message;
 
-/// How long a peer has to answer a question for leaf hashes.
-const HASH_TIMEOUT: Duration = Duration::from_secs(4);
 /// After a failure of storage nothing is requested for so long.
 const STORAGE_HOLD: Duration = Duration::from_secs(1);
 /// Times that a peer may take for an isolated piece: as long as this, and a multiple of what its rate says.
@@ -27,135 +23,7 @@ const SOLE_LEAST: Duration = Duration::from_secs(8);
 /// Peers under suspicion that are remembered.
 const MAX_SUSPECTS: usize = 1024;
 
-/// The leaf hashes of one piece, on their way.
-#[derive(Debug, Default)]
-pub(super) struct LeafJob {
-    /// Wanted for their own sake.
-    pub(super) wanted: bool,
-    parts: Vec<(LeafRequest, Option<Vec<[u8; 32]>>)>,
-    /// Peers that do not tell.
-    tried: BTreeSet<ConnId>,
-}
-
-impl Content {
-    /// Whether single blocks of a piece can be verified, with hashes that peers have to tell.
-    pub(super) fn needs_leaves(&self, piece: u32) -> bool {
-        self.metainfo.verifies_blocks() && self.metainfo.leaf_count(PieceIndex(piece)) > 1
-    }
-}
-
 impl Torrent {
-    /// Asks for the leaf hashes of an active piece. Nobody to ask: it is checked as a whole.
-    pub(super) fn ask_leaves(&mut self, ctx: &mut Context<'_>, piece: u32, prefer: Option<ConnId>) {
-        let Some(content) = &mut self.content else { return };
-        let job = content.leaf_jobs.entry(piece).or_default();
-        if job.parts.is_empty() {
-            let requests = content.metainfo.leaf_requests(PieceIndex(piece));
-            job.parts = requests.into_iter().map(|request| (request, None)).collect();
-        }
-        let able = self.peers.values().filter(|p| p.hashes && p.has(piece) && !job.tried.contains(&p.conn));
-        let best = able.min_by(|a, b| {
-            let key = |p: &crate::engine::peer::Peer| (p.flow.stalls, Some(p.conn) != prefer, p.asks.len());
-            key(a).cmp(&key(b))
-        });
-        let Some(conn) = best.map(|peer| peer.conn).filter(|_| !job.parts.is_empty()) else {
-            content.leaf_jobs.remove(&piece);
-            if let Some(active) = content.pieces.active_mut(piece) {
-                active.leaves = Leaves::Unavailable;
-            }
-            self.readers.missing_again();
-            self.dirty.all = true;
-            self.check_if_settled(ctx, piece);
-            return;
-        };
-        let missing: Vec<_> = job.parts.iter().filter(|(_, got)| got.is_none()).map(|(request, _)| *request).collect();
-        if let Some(active) = content.pieces.active_mut(piece) {
-            active.leaves = Leaves::Asked;
-        }
-        let Some(peer) = self.peers.get_mut(&conn) else { return };
-        for leaves in missing {
-            let ask = HashAsk { piece, leaves, sent: ctx.now };
-            peer.asks.push(ask);
-            peer.send(ctx.now, ctx.out, Message::HashRequest(ask.wire()));
-        }
-    }
-
-    /// A peer did not tell the leaf hashes of a piece: others are asked.
-    pub(super) fn ask_leaves_elsewhere(&mut self, ctx: &mut Context<'_>, piece: u32, not: ConnId) {
-        let Some(content) = &mut self.content else { return };
-        let Some(job) = content.leaf_jobs.get_mut(&piece) else { return };
-        if let Some(peer) = self.peers.get_mut(&not) {
-            peer.asks.retain(|ask| ask.piece != piece);
-        }
-        if job.tried.insert(not) && (job.wanted || content.pieces.active(piece).is_some()) {
-            self.ask_leaves(ctx, piece, None);
-        }
-    }
-
-    /// The question that a peer's answer is about.
-    fn take_ask(&mut self, conn: ConnId, request: &HashRequest) -> Option<HashAsk> {
-        let peer = self.peers.get_mut(&conn)?;
-        let at = peer.asks.iter().position(|ask| ask.wire() == *request)?;
-        Some(peer.asks.remove(at))
-    }
-
-    /// Hashes came.
-    pub(super) fn hashes(&mut self, ctx: &mut Context<'_>, conn: ConnId, request: &HashRequest, hashes: &[u8]) {
-        if self.layer_heard(ctx, conn, request, Some(hashes)) {
-            return;
-        }
-        let Some(ask) = self.take_ask(conn, request) else { return };
-        let piece = ask.piece;
-        let Some(content) = &mut self.content else { return };
-        let Some(job) = content.leaf_jobs.get_mut(&piece) else { return };
-        let leaves = match content.metainfo.verify_leaves(PieceIndex(piece), &ask.leaves, hashes) {
-            Ok(leaves) => leaves,
-            Err(error) => {
-                self.hash_failures += 1;
-                if let Some(identity) = self.peers.get(&conn).map(|peer| peer.identity.clone()) {
-                    self.ban(ctx, &identity, format!("sent wrong hashes: {error}"));
-                }
-                self.ask_leaves_elsewhere(ctx, piece, conn);
-                return;
-            }
-        };
-        if let Some(part) = job.parts.iter_mut().find(|(request, got)| *request == ask.leaves && got.is_none()) {
-            part.1 = Some(leaves);
-        }
-        if job.parts.iter().any(|(_, got)| got.is_none()) {
-            return;
-        }
-        let all: Vec<[u8; 32]> = job.parts.drain(..).filter_map(|(_, got)| got).flatten().collect();
-        content.leaf_jobs.remove(&piece);
-        content.pieces.set_leaves_known(piece);
-        ctx.out.push_back(Output::SetLeaves { torrent: self.key, piece: PieceIndex(piece), leaves: all.into() });
-        self.check_settled(ctx, piece);
-        self.retire(piece);
-    }
-
-    /// A peer will not tell hashes. It may hold piece hashes only: no offence.
-    pub(super) fn hashes_rejected(&mut self, ctx: &mut Context<'_>, conn: ConnId, request: &HashRequest) {
-        if self.layer_heard(ctx, conn, request, None) {
-            return;
-        }
-        if let Some(ask) = self.take_ask(conn, request) {
-            self.ask_leaves_elsewhere(ctx, ask.piece, conn);
-        }
-    }
-
-    /// Gives up on questions that were not answered in time.
-    pub(super) fn expire_hashes(&mut self, ctx: &mut Context<'_>) {
-        let late = |ask: &HashAsk| ctx.now.saturating_duration_since(ask.sent) > HASH_TIMEOUT;
-        let overdue: Vec<(ConnId, u32)> = self
-            .peers
-            .values()
-            .flat_map(|peer| peer.asks.iter().filter(|ask| late(ask)).map(|ask| (peer.conn, ask.piece)))
-            .collect();
-        for (conn, piece) in overdue {
-            self.ask_leaves_elsewhere(ctx, piece, conn);
-        }
-    }
-
     /// Storage has a block, or not.
     pub(in crate::engine) fn stored(&mut self, ctx: &mut Context<'_>, span: BlockSpan, conn: ConnId, verdict: Verdict) {
         let Some(content) = &mut self.content else { return };
@@ -212,7 +80,7 @@ impl Torrent {
     }
 
     /// Has storage check the blocks that it holds unverified.
-    fn check_settled(&mut self, ctx: &mut Context<'_>, piece: u32) {
+    pub(super) fn check_settled(&mut self, ctx: &mut Context<'_>, piece: u32) {
         let Some(content) = &mut self.content else { return };
         let blocks = content.pieces.settled_blocks(piece);
         let Some(active) = content.pieces.active_mut(piece) else { return };
