@@ -8,6 +8,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::meter::DeliveryRate;
+use super::scheduling::{
+    BULK_SLACK_S, CONTENDED_DEVIATIONS, CONTENDED_SLACK_S, FAST_DEPTH, FAST_RATE, FIRST_DEPTH, FIRST_STALL,
+    GUESSED_DELAY_S, GUESSED_RATE, LEAST_DEPTH, MAX_STALL, MAX_STREAM_DEPTH, MIN_STALL, STREAM_SLACK_S,
+};
 use crate::types::{BLOCK_LEN, BlockSpan};
 
 /// A request that has been sent.
@@ -42,30 +46,9 @@ pub(super) enum Answered {
 
 /// Requests that a peer which says nothing is taken to queue; what most clients allow.
 const DEFAULT_REQUEST_QUEUE: u32 = 250;
-/// Requests to all peers of which nothing is measured, before anything is known of them.
-const FIRST_DEPTH: u32 = 16;
-const LEAST_DEPTH: u32 = 2;
-/// Bytes a second from which the pipeline is never shallower than [`FAST_DEPTH`]: the estimates are then finer than
-/// the jitter of two busy machines.
-const FAST_RATE: f64 = 20e6;
-const FAST_DEPTH: u32 = 128;
-/// Requests of a stream, whatever its rate: 16 MiB.
-const MAX_STREAM_DEPTH: u32 = 1024;
-const STREAM_SLACK_S: f64 = 0.3;
-const BULK_SLACK_S: f64 = 3.0;
-/// While readers contend a queue holds this more than the path, and what arrivals deviate so many times: whoever comes
-/// next waits for all of it.
-const CONTENDED_SLACK_S: f64 = 0.01;
-const CONTENDED_DEVIATIONS: f64 = 4.0;
-/// Taken for the delay and the rate of a peer that nothing is known of.
-const GUESSED_DELAY_S: f64 = 0.15;
-const GUESSED_RATE: f64 = 1e6;
 const MAX_TOMBSTONES: usize = 4096;
 /// How long a tombstone can stop the peer from being asked for the block again.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(30);
-const MIN_STALL: Duration = Duration::from_secs(2);
-const FIRST_STALL: Duration = Duration::from_secs(5);
-const MAX_STALL: Duration = Duration::from_secs(20);
 
 /// What a queue of requests is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

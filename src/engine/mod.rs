@@ -8,7 +8,8 @@
 //!
 //! Each torrent has its own scope: its connections and the addresses to dial (`dial`, `gossip`, `peer`, `choker`), the state of
 //! its blocks (`pieces`, `availability`), its readers with their windows (`readers`, `window`), and the measured flow
-//! of requests to each peer (`flow`). Bans are shared, and so are `limits`.
+//! of requests to each peer (`flow`). Bans are shared, and so are `limits`. What all of it is tuned with is in
+//! `scheduling`.
 //!
 //! What holds always:
 //! - a block is exactly one of missing, requested, received, verified;
@@ -34,6 +35,7 @@ mod peer;
 mod pieces;
 mod readers;
 mod rng;
+mod scheduling;
 mod stats;
 mod torrent;
 mod upload;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::flow::Purpose;
 use super::meter::RateMeter;
 use super::pieces::PieceManager;
+use super::scheduling::{IDLE_AFTER, MIN_CONSUMPTION, WINDOW_STEP};
 use super::window::Run;
 use crate::types::{BLOCK_LEN, FileIndex, ReadId, ReaderId};
 use extent::Extent;
@@ -121,13 +122,6 @@ pub(super) struct Readers {
     open_windows: usize,
 }
 
-/// Bytes a second that a reader is taken to read at least: one that pauses may go on at any time.
-const MIN_CONSUMPTION: f64 = 100e3;
-/// Bytes that a window moves by at least, if it is large.
-const MAX_STEP: u64 = 256 << 10;
-/// A reader that has not read for so long no longer counts as streaming.
-const IDLE_AFTER: Duration = Duration::from_secs(10);
-
 impl Readers {
     pub(super) fn open(&mut self, now: Instant, reader: ReaderId, file: FileIndex, timeout: Duration) {
         let turn = self.turn;
@@ -209,7 +203,7 @@ impl Readers {
             return Moved { sought, moved: false };
         }
         // While the run goes on the window's end only moves forward, in steps that are worth a look.
-        let step = (size / 16).min(MAX_STEP);
+        let step = (size / 16).min(WINDOW_STEP);
         if !sought && size > 0 && from + size < reader.window_end + step && from + step < reader.window_end {
             return Moved::default();
         }

@@ -4,20 +4,8 @@
 //! offset of the last read: it is the end of the contiguous run that the reads of late add up to. Reads a little
 //! apart wait beside the run until the gap closes. Only a run opens a window, so small scattered reads never do.
 
+use super::scheduling::{LOOK_BACK, MAX_APART, NEARBY, OPENS_AT, SKIPS_AT, TRUSTED_AT};
 use std::ops::Range;
-
-/// Contiguous bytes after which a window opens: more than thumbnailers and `file` read at one place.
-const OPENS_AT: u64 = 256 << 10;
-/// From this run on the window may be twice as long as the run.
-const TRUSTED_AT: u64 = 4 << 20;
-/// How far beside the run a read may be and still belong to it.
-const NEARBY: u64 = 1 << 20;
-/// How far behind the end of the run a read may look back.
-const LOOK_BACK: u64 = 8 << 20;
-/// Contiguous bytes beyond a gap after which the gap is taken to be skipped: more than one batch of read-ahead.
-const SKIPS_AT: u64 = 1 << 20;
-/// Reads apart from the run before it is given up.
-const MAX_APART: usize = 24;
 
 /// The sequential run of a handle.
 #[derive(Clone, Debug, Default)]

@@ -16,19 +16,11 @@ use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
 use crate::engine::pieces::{BlockState, Leaves};
 use crate::engine::readers::Urgency;
+use crate::engine::scheduling::{BLOCKED_EXTRA, ENOUGH_UNNEEDED, MAX_PASSED_OVER, SLACK, SLACK_S};
 use crate::engine::{DisconnectReason, Output, Prefetch};
 use crate::types::{BLOCK_LEN, BlockSpan, ConnId, ReaderId};
 use crate::wire::Message;
 
-/// Peers that found nothing to do because others are quicker, after which the slower ones are not looked at.
-const ENOUGH_UNNEEDED: u32 = 4;
-/// Missing blocks that are passed over for a peer before it is left idle.
-const MAX_PASSED_OVER: u32 = 256;
-/// Requests beyond a peer's depth for reads that are blocked.
-const BLOCKED_EXTRA: u32 = 4;
-/// How much later than another peer one may deliver and still take a block: estimates are no better.
-const SLACK: f64 = 1.25;
-const SLACK_S: f64 = 0.005;
 /// Whose turn it is to request while a limit makes torrents wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Pace {

@@ -5,19 +5,9 @@ use std::time::Duration;
 use super::Torrent;
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
-use crate::types::{BLOCK_LEN, BlockSpan, ConnId};
+use crate::engine::scheduling::{HEDGE_LOOKS, HEDGE_SHARE, HEDGE_START, MIN_GAIN_S, SOON_S};
+use crate::types::{BlockSpan, ConnId};
 use crate::wire::Message;
-
-/// Share of the useful bytes that may be asked of a second peer, and what may be before there are any.
-const HEDGE_SHARE: f64 = 0.05;
-const HEDGE_START: u64 = 16 * BLOCK_LEN as u64;
-/// Seconds before a reader gets to a block in which it may be asked for again if it is overdue: a peer that fell silent
-/// is not waited for until its block holds up a read.
-const SOON_S: f64 = 1.0;
-/// Blocks of one read, or reader, that are looked at for a second copy.
-const HEDGE_LOOKS: usize = 32;
-/// A second copy is not worth less than this.
-const MIN_GAIN_S: f64 = 0.03;
 
 impl Torrent {
     /// Asks a second peer for blocks that reads are blocked on, where that brings them earlier and the budget allows.

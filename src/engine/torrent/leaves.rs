@@ -8,15 +8,10 @@ use crate::engine::Output;
 use crate::engine::manager::Context;
 use crate::engine::peer::{HashAsk, Peer};
 use crate::engine::pieces::Leaves;
+use crate::engine::scheduling::{HASH_TIMEOUT, PATIENCE, PATIENCE_TIMES};
 use crate::metainfo::LeafRequest;
 use crate::types::{BLOCK_LEN, ConnId, PieceIndex};
 use crate::wire::{HashRequest, Message};
-
-/// How long a peer has to answer a question for leaf hashes.
-const HASH_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long it has at least before another one is asked, too, and for how many times as long as its blocks take.
-const PATIENCE: Duration = Duration::from_millis(250);
-const PATIENCE_TIMES: f64 = 2.0;
 
 /// How long an answer of a peer is waited for before another one is asked, too.
 fn patience(peer: &Peer) -> Duration {

@@ -8,13 +8,8 @@ use std::collections::BTreeMap;
 
 use super::{Content, Torrent};
 use crate::engine::manager::Context;
+use crate::engine::scheduling::{WAY_BLOCKS, WAY_GAIN, WAY_GAIN_S};
 use crate::types::{BLOCK_LEN, ConnId, ReadId};
-
-/// Blocks of a read that way is made for at once.
-const MAX_BLOCKS: usize = 16;
-/// A queue is worth clearing if a block comes so many times as early by that, and so many seconds.
-const WORTH: f64 = 1.3;
-const WORTH_S: f64 = 0.01;
 
 /// A peer that requests could be taken back from.
 struct Clearable {
@@ -31,7 +26,7 @@ impl Torrent {
     pub(super) fn make_way(&mut self, ctx: &mut Context<'_>, read: ReadId) {
         let swarm = self.estimate(ctx);
         let Some(content) = &self.content else { return };
-        let blocks = self.readers.unasked_of(read, &content.pieces, MAX_BLOCKS);
+        let blocks = self.readers.unasked_of(read, &content.pieces, WAY_BLOCKS);
         let Some(quickest) = self.ranking.iter().next().filter(|_| !blocks.is_empty()) else { return };
         let mut clearable = self.clearable(ctx, content, quickest.0, swarm.guess);
         let mut cleared: BTreeMap<ConnId, Vec<u32>> = BTreeMap::new();
@@ -43,7 +38,7 @@ impl Torrent {
             let as_it_is = self.ranking.iter().find(|(_, conn)| able(conn)).map_or(f64::INFINITY, |(eta, _)| eta);
             let best = clearable.iter_mut().filter(|peer| able(&peer.conn));
             let Some(best) = best.min_by(|a, b| a.eta_s.total_cmp(&b.eta_s)) else { break };
-            if best.eta_s * WORTH + WORTH_S > as_it_is {
+            if best.eta_s * WAY_GAIN + WAY_GAIN_S > as_it_is {
                 break;
             }
             best.eta_s += best.block_s;
@@ -61,7 +56,7 @@ impl Torrent {
         let clearable = peers.filter_map(|peer| {
             let block_s = f64::from(BLOCK_LEN) / peer.flow.rate(ctx.now).unwrap_or(guess).max(1.0);
             let least_s = peer.flow.eta_without(ctx.now, guess, peer.flow.in_flight());
-            if least_s * WORTH + WORTH_S > quickest_s {
+            if least_s * WAY_GAIN + WAY_GAIN_S > quickest_s {
                 return None;
             }
             let deferrable = peer.flow.deferrable(ctx.now).filter(|request| {

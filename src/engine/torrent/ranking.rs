@@ -2,17 +2,12 @@
 //! one for a piece is found without a look at all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Torrent;
 use crate::engine::manager::Context;
+use crate::engine::scheduling::{ESTIMATE_LIFE, ESTIMATE_LIFE_PER_PEER, GUESSED_RATE};
 use crate::types::ConnId;
-
-/// How long an estimate of the swarm holds at least, and per peer: looking at hundreds takes time.
-const ESTIMATE_LIFE: Duration = Duration::from_millis(5);
-const ESTIMATE_LIFE_PER_PEER: Duration = Duration::from_micros(100);
-/// Bytes a second of a peer when no peer was measured.
-const GUESSED_RATE: f64 = 1e6;
 
 /// What is expected of the swarm as a whole.
 #[derive(Clone, Copy, Debug)]

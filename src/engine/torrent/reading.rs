@@ -4,13 +4,9 @@ use std::time::Duration;
 
 use super::Torrent;
 use crate::engine::manager::Context;
+use crate::engine::scheduling::{MIN_WINDOW, WINDOW_S};
 use crate::engine::{Output, Prefetch, ReadError};
 use crate::types::{FileIndex, ReadId, ReaderId};
-
-/// Seconds of the swarm's rate that a window holds at most.
-const WINDOW_S: f64 = 4.0;
-/// Bytes that a window may hold whatever the rate: slow swarms have to be asked ahead all the more.
-const MIN_WINDOW: f64 = 1024.0 * 1024.0;
 
 impl Torrent {
     pub(in crate::engine) fn open_reader(

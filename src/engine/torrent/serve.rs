@@ -5,15 +5,13 @@ use super::messages::Violation;
 use crate::engine::Output;
 use crate::engine::choker::Applicant;
 use crate::engine::manager::Context;
+use crate::engine::scheduling::{MIN_PIPELINE, PIPELINE_S};
 use crate::metainfo::Form;
 use crate::types::{BLOCK_LEN, BlockSpan, ConnId};
 use crate::wire::{HashRequest, Message};
 
 /// Bytes that one request may ask for. Everybody asks for 16 KiB.
 const MAX_REQUEST_LEN: u32 = 2 * BLOCK_LEN;
-/// Seconds of a peer's rate that may be on their way from storage to its socket, and blocks that always may.
-const PIPELINE_S: f64 = 0.02;
-const MIN_PIPELINE: usize = 1;
 /// Bytes a second that a peer should get at least that may request.
 const SLOT_RATE: f64 = 8e3;
 /// Hashes that one request may ask for (BEP 52).

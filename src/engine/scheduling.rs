@@ -1,0 +1,105 @@
+//! What scheduling is tuned with, in one place. The values come from the simulated swarms (`scripts/sim`) and from
+//! `scripts/bench stream`; the modules that use them say how.
+
+use std::time::Duration;
+
+use crate::types::BLOCK_LEN;
+
+// Queues of requests to one peer.
+
+/// Requests to all peers of which nothing is measured, before anything is known of them.
+pub(super) const FIRST_DEPTH: u32 = 16;
+/// Requests to any peer that answers.
+pub(super) const LEAST_DEPTH: u32 = 2;
+/// Bytes a second from which the pipeline is never shallower than [`FAST_DEPTH`]: the estimates are then finer than
+/// the jitter of two busy machines.
+pub(super) const FAST_RATE: f64 = 20e6;
+pub(super) const FAST_DEPTH: u32 = 128;
+/// Requests of a stream, whatever its rate: 16 MiB.
+pub(super) const MAX_STREAM_DEPTH: u32 = 1024;
+/// Seconds of a peer's rate that its queue holds more than the path, while somebody reads, and while nobody does.
+pub(super) const STREAM_SLACK_S: f64 = 0.3;
+pub(super) const BULK_SLACK_S: f64 = 3.0;
+/// While readers contend a queue holds this more than the path, and what arrivals deviate so many times: whoever comes
+/// next waits for all of it.
+pub(super) const CONTENDED_SLACK_S: f64 = 0.01;
+pub(super) const CONTENDED_DEVIATIONS: f64 = 4.0;
+/// Taken for the delay and the rate of a peer that nothing is known of.
+pub(super) const GUESSED_DELAY_S: f64 = 0.15;
+pub(super) const GUESSED_RATE: f64 = 1e6;
+/// Silence after which a peer counts as stalled: by its pace, within these; and of one that has never answered.
+pub(super) const MIN_STALL: Duration = Duration::from_secs(2);
+pub(super) const FIRST_STALL: Duration = Duration::from_secs(5);
+pub(super) const MAX_STALL: Duration = Duration::from_secs(20);
+
+// Windows of readers.
+
+/// Contiguous bytes after which a window opens: more than thumbnailers and `file` read at one place.
+pub(super) const OPENS_AT: u64 = 256 << 10;
+/// From this run on the window may be twice as long as the run.
+pub(super) const TRUSTED_AT: u64 = 4 << 20;
+/// How far beside the run a read may be and still belong to it.
+pub(super) const NEARBY: u64 = 1 << 20;
+/// How far behind the end of the run a read may look back.
+pub(super) const LOOK_BACK: u64 = 8 << 20;
+/// Contiguous bytes beyond a gap after which the gap is taken to be skipped: more than one batch of read-ahead.
+pub(super) const SKIPS_AT: u64 = 1 << 20;
+/// Reads apart from the run before it is given up.
+pub(super) const MAX_APART: usize = 24;
+/// Bytes a second that a reader is taken to read at least: one that pauses may go on at any time.
+pub(super) const MIN_CONSUMPTION: f64 = 100e3;
+/// Bytes that a window moves by at least, if it is large.
+pub(super) const WINDOW_STEP: u64 = 256 << 10;
+/// A reader that has not read for so long no longer counts as streaming.
+pub(super) const IDLE_AFTER: Duration = Duration::from_secs(10);
+/// Seconds of the swarm's rate that a window holds at most.
+pub(super) const WINDOW_S: f64 = 4.0;
+/// Bytes that a window may hold whatever the rate: slow swarms have to be asked ahead all the more.
+pub(super) const MIN_WINDOW: f64 = 1024.0 * 1024.0;
+
+// Who is asked for a block.
+
+/// How long an estimate of the swarm holds at least, and per peer: looking at hundreds takes time.
+pub(super) const ESTIMATE_LIFE: Duration = Duration::from_millis(5);
+pub(super) const ESTIMATE_LIFE_PER_PEER: Duration = Duration::from_micros(100);
+/// Peers that found nothing to do because others are quicker, after which the slower ones are not looked at.
+pub(super) const ENOUGH_UNNEEDED: u32 = 4;
+/// Missing blocks that are passed over for a peer before it is left idle.
+pub(super) const MAX_PASSED_OVER: u32 = 256;
+/// Requests beyond a peer's depth for reads that are blocked.
+pub(super) const BLOCKED_EXTRA: u32 = 4;
+/// How much later than another peer one may deliver and still take a block: estimates are no better.
+pub(super) const SLACK: f64 = 1.25;
+pub(super) const SLACK_S: f64 = 0.005;
+
+// Second copies.
+
+/// Share of the useful bytes that may be asked of a second peer, and what may be before there are any.
+pub(super) const HEDGE_SHARE: f64 = 0.05;
+pub(super) const HEDGE_START: u64 = 16 * BLOCK_LEN as u64;
+/// Seconds before a reader gets to a block in which it may be asked for again if it is overdue: a peer that fell silent
+/// is not waited for until its block holds up a read.
+pub(super) const SOON_S: f64 = 1.0;
+/// Blocks of one read, or reader, that are looked at for a second copy.
+pub(super) const HEDGE_LOOKS: usize = 32;
+/// A second copy is not worth less than this.
+pub(super) const MIN_GAIN_S: f64 = 0.03;
+/// How long a peer has to answer a question for leaf hashes.
+pub(super) const HASH_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long it has at least before another one is asked, too, and for how many times as long as its blocks take.
+pub(super) const PATIENCE: Duration = Duration::from_millis(250);
+pub(super) const PATIENCE_TIMES: f64 = 2.0;
+
+// Way for reads that are blocked.
+
+/// Blocks of a read that way is made for at once.
+pub(super) const WAY_BLOCKS: usize = 16;
+/// A queue is worth clearing if a block comes so many times as early by that, and so many seconds.
+pub(super) const WAY_GAIN: f64 = 1.3;
+pub(super) const WAY_GAIN_S: f64 = 0.01;
+
+// What is on its way to a peer that asks us.
+
+/// Seconds of a peer's rate that may be on their way from storage to its socket, and blocks that always may.
+pub(super) const PIPELINE_S: f64 = 0.02;
+pub(super) const MIN_PIPELINE: usize = 1;
