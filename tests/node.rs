@@ -237,12 +237,30 @@ fn get_writes_the_files_and_leaves_no_node() {
 }
 
 #[test]
+fn get_can_be_told_what_of_it() {
+    let (world, id) = World::new();
+    let (_seeder, addr) = world.seed("a");
+    fs::create_dir(world.path("out")).unwrap();
+    let get = |paths: &[&str]| {
+        let select = paths.iter().flat_map(|path| ["--select", path]).collect::<Vec<_>>();
+        world.knot("b", &[&["get", &id, "-o", "out", "--peer", &addr], &select[..]].concat())
+    };
+    fails(&get(&["small", "sub/lar"]), 2, "\"sub/lar\"");
+    ok(get(&["sub/"]));
+    let same = fs::read(world.path("out/data/sub/large")).unwrap() == fs::read(world.path("data/sub/large")).unwrap();
+    assert!(same && !world.path("out/data/small").exists());
+}
+
+#[test]
 fn cat_writes_a_file_or_a_part_of_it() {
     let (world, id) = World::new();
     let (_seeder, addr) = world.seed("a");
     let cat = |args: &[&str]| world.knot("b", &[&["cat", &id, "--peer", &addr], args].concat());
     assert_eq!(ok(cat(&["small"])), "hello\n");
     assert_eq!(ok(cat(&["small", "--offset", "1", "--length", "3"])), "ell");
+    assert_eq!(ok(cat(&["small", "--range", "1-3"])), "ell");
+    assert_eq!(ok(cat(&["small", "--range", "4-"])), "o\n");
+    fails(&cat(&["small", "--range", "3-1"]), 2, "FIRST-LAST");
     assert!(ok_bytes(cat(&["sub/large"])) == fs::read(world.path("data/sub/large")).unwrap());
     fails(&cat(&[]), 2, "\"sub/large\"");
     fails(&cat(&["none"]), 1, "\"none\"");

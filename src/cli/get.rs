@@ -18,6 +18,9 @@ pub(super) struct Args {
     /// Directory that gets the torrent's file, or a directory of its name
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     output: PathBuf,
+    /// File or directory of the torrent to download instead of everything; may be given more than once
+    #[arg(long, value_name = "PATH")]
+    select: Vec<String>,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -30,8 +33,9 @@ struct Got {
 }
 
 pub(super) async fn run(common: &Common, args: Args) -> Result<(), CliError> {
-    let request = GetRequest { add: args.torrent.request(&args.node, true)?, dest: resolved(&args.output)? };
-    let session = Session::open(&common.store()?, &args.node, Role::OneShot).await?;
+    let Args { torrent, output, select, node } = args;
+    let request = GetRequest { add: torrent.request(&node, true)?, dest: resolved(&output)?, select };
+    let session = Session::open(&common.store()?, &node, Role::OneShot).await?;
     let bar = Bar::new();
     let result = session.client.get(&request, |progress| bar.show(&progress)).await;
     drop(bar);

@@ -333,7 +333,7 @@ async fn an_error_of_the_node_arrives_whole() {
     let running = start();
     let error = running.client.unmount("/mnt".as_ref()).await.unwrap_err();
     assert!(matches!(error, ControlError::Api(got) if got == refusal()));
-    let request = GetRequest { add: AddRequest { peers: vec![], ..add() }, dest: "/d".into() };
+    let request = GetRequest { add: AddRequest { peers: vec![], ..add() }, dest: "/d".into(), select: vec![] };
     let error = running.client.get(&request, |_| {}).await.unwrap_err();
     assert!(matches!(error, ControlError::Api(got) if got == refusal()));
 }
@@ -342,7 +342,7 @@ async fn an_error_of_the_node_arrives_whole() {
 async fn progress_comes_before_the_end() {
     let running = start();
     let mut seen = Vec::new();
-    let request = GetRequest { add: add(), dest: "/d".into() };
+    let request = GetRequest { add: add(), dest: "/d".into(), select: vec![] };
     let (path, torrent) = running.client.get(&request, |progress| seen.push(progress)).await.unwrap();
     assert_eq!((path.as_str(), torrent), ("/d/tree", info()));
     assert_eq!(seen, [Progress::Fetching { done: 1, total: 2, peers: 0 }]);
@@ -383,7 +383,7 @@ async fn lines_may_be_split_anywhere() {
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         let node = tokio::spawn(answers_in_chunks(listener, body.clone(), len));
         let (mut seen, client) = (Vec::new(), Client::new(socket));
-        let request = GetRequest { add: add(), dest: "/d".into() };
+        let request = GetRequest { add: add(), dest: "/d".into(), select: vec![] };
         let got = client.get(&request, |progress| seen.push(progress)).await.unwrap();
         assert_eq!(got, ("/d/ü\n".to_owned(), info()));
         assert_eq!(seen, [first.clone(), first.clone()]);

@@ -258,6 +258,9 @@ pub struct GetRequest {
     pub add: AddRequest,
     /// The directory that gets the torrent's file, or a directory with its name; absolute.
     pub dest: PathBuf,
+    /// Paths in the torrent, of files or directories, that are wanted; none stands for all.
+    #[serde(default)]
+    pub select: Vec<String>,
 }
 
 /// How far a long request is; a stream of these ends with `Done` or `Failed`.

@@ -20,7 +20,7 @@ use super::api::{ApiError, ErrorKind, Progress};
 use super::handle::{NodeHandle, ProgressSink, Torrent, blocking, destination, failure};
 use super::storage::TorrentStorage;
 use crate::engine::ReadError;
-use crate::metainfo::{Entry, EntryKind};
+use crate::metainfo::{Entry, EntryKind, Metainfo};
 use crate::types::{FileIndex, ReaderId};
 use crate::vfs::{Content, ContentError, ReadReply};
 
@@ -173,6 +173,31 @@ fn move_out(storage: &TorrentStorage, places: &Places) -> Result<bool, ApiError>
         tracing::warn!("{error}");
     }
     Ok(true)
+}
+
+/// The entries at paths of a torrent, or below them.
+///
+/// # Errors
+/// When there is nothing at one of them.
+pub(super) fn entries_at(metainfo: &Metainfo, paths: &[String]) -> Result<Vec<FileIndex>, ApiError> {
+    let mut found = Vec::new();
+    for path in paths {
+        let wanted = path.trim_end_matches('/');
+        let is_at = |entry: &Entry| {
+            let rest = entry.path.as_str().strip_prefix(wanted);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let before = found.len();
+        found.extend(metainfo.entries().iter().zip(0..).filter(|(entry, _)| is_at(entry)).map(|(_, at)| FileIndex(at)));
+        if found.len() == before {
+            let message = format!(
+                "expected the path of a file or directory in {:?}, got {path:?}: knot inspect lists them",
+                metainfo.name()
+            );
+            return Err(ApiError { kind: ErrorKind::Usage, message });
+        }
+    }
+    Ok(found)
 }
 
 /// Whether the torrent is one file under its own name, not a directory.

@@ -215,10 +215,13 @@ impl NodeHandle {
     /// As [`NodeHandle::open`], and those of writing the files.
     pub async fn get(&self, request: GetRequest, progress: ProgressSink) -> Result<(TorrentInfo, PathBuf), ApiError> {
         let lead = Lead::new(&request.add.torrent, &request.add.peers, self.0.local).await?;
-        let selects = !lead.select_only.is_empty();
+        let selects = !lead.select_only.is_empty() || !request.select.is_empty();
         let add = AddRequest { prefetch_all: request.add.prefetch_all && !selects, ..request.add };
         let torrent = self.open_any(&lead, &add, false, &progress).await?;
-        let selected = selects.then(|| torrent.metainfo.selected(&lead.select_only));
+        let mut selected = selects.then(|| torrent.metainfo.selected(&lead.select_only));
+        if let Some(selected) = &mut selected {
+            selected.extend(get::entries_at(&torrent.metainfo, &request.select)?);
+        }
         // Fetching out of order pays only where nothing is evicted before it has been written.
         let fits = !selects && torrent.info.total_length <= self.0.store.cap_bytes();
         if fits {
