@@ -48,19 +48,12 @@ impl DiskFile {
         read_into(&self.file, buf, len, offset)
     }
 
-    /// `len` bytes from `offset`, if they are in memory and reading them needs no disk. On filesystems that cannot
-    /// tell, every read would block.
+    /// [`read_nowait`] of this file.
     ///
     /// # Errors
-    /// When they cannot be read, of kind `UnexpectedEof` when the file ends before.
+    /// As of [`read_nowait`].
     pub fn read_nowait(&self, len: usize, offset: u64) -> io::Result<Nowait> {
-        let mut buf = vec![0; len];
-        match rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(&mut buf)], offset, ReadWriteFlags::NOWAIT) {
-            Ok(got) if got == len => Ok(Nowait::Read(buf)),
-            Ok(0) if len > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR | Errno::NOSYS) => Ok(Nowait::WouldBlock),
-            Err(errno) => Err(errno.into()),
-        }
+        read_nowait(&self.file, len, offset)
     }
 
     pub(super) fn write_all_at(&self, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
@@ -146,6 +139,21 @@ pub fn read_into(file: &File, buf: &mut Vec<u8>, len: usize, offset: u64) -> io:
     }
     buf.truncate(end);
     Ok(())
+}
+
+/// `len` bytes of `file` from `offset`, if they are in memory and reading them needs no disk. On filesystems that cannot
+/// tell, every read would block.
+///
+/// # Errors
+/// When they cannot be read, of kind `UnexpectedEof` when the file ends before.
+pub fn read_nowait(file: &File, len: usize, offset: u64) -> io::Result<Nowait> {
+    let mut buf = vec![0; len];
+    match rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut buf)], offset, ReadWriteFlags::NOWAIT) {
+        Ok(got) if got == len => Ok(Nowait::Read(buf)),
+        Ok(0) if len > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR | Errno::NOSYS) => Ok(Nowait::WouldBlock),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// The stamp in a file's metadata.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
-pub use disk_file::{DiskFile, Nowait, read_into, stamp_of};
+pub use disk_file::{DiskFile, Nowait, read_into, read_nowait, stamp_of};
 pub use reserve::Reserve;
 
 /// Independent locks of the open files: a power of two.

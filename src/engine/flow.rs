@@ -292,6 +292,9 @@ impl Flow {
         self.eta(now, guess) - given_up as f64 * f64::from(BLOCK_LEN) / rate
     }
 
+    #[cfg(test)]
+    pub(super) fn debug_dev(&self) -> f64 { self.deviation }
+
     /// How long the peer may stay silent with requests in flight.
     fn stall_after(&self, now: Instant) -> Duration {
         let Some(rate) = self.delivery.per_second(now, false) else { return FIRST_STALL };

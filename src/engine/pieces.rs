@@ -288,6 +288,17 @@ impl PieceManager {
         }
     }
 
+    /// How many missing blocks `from..to` of a piece has, `most` at most, and where the last one that counts is.
+    pub(super) fn pass_over(&self, piece: u32, from: u32, to: u32, most: u32) -> (u32, Option<u32>) {
+        match self.active.get(&piece) {
+            Some(active) => active.gaps.pass_over(from, to, most),
+            None => {
+                let missing = (from..to).filter(|block| !self.is_verified(self.number(piece, *block)));
+                missing.take(most as usize).fold((0, None), |(passed, _), block| (passed + 1, Some(block)))
+            }
+        }
+    }
+
     fn block(&self, piece: u32, block: u32) -> Option<&Block> {
         self.active.get(&piece)?.blocks.get(block as usize)
     }

@@ -80,6 +80,22 @@ impl Lane {
         })
     }
 
+    /// Passes over `most` missing blocks at most, from `place` on, up to the one with the index `until` in the same
+    /// piece, and over one at least. How many they are, and the place behind them.
+    pub(super) fn pass_over(
+        &self,
+        (piece, block): (u32, u32),
+        most: u32,
+        until: u32,
+        pieces: &PieceManager,
+    ) -> (u32, (u32, u32)) {
+        let end = self.extent.wanted_in(piece, pieces).end.min(until);
+        match pieces.pass_over(piece, block, end, most.max(1)) {
+            (passed, Some(last)) if passed == most => (passed, (piece, last + 1)),
+            (passed, _) => (passed.max(1), (piece, end.max(block + 1))),
+        }
+    }
+
     /// Bytes from the start of the lane to a block, about.
     fn distance(&self, place: (u32, u32), piece_length: u32) -> u64 {
         let ahead = i64::from(place.0.saturating_sub(self.extent.pieces.start)) * i64::from(piece_length)
@@ -96,6 +112,15 @@ pub(super) struct Urgency {
     /// Seconds from now; 0 for blocked reads.
     pub(super) deadline_s: f64,
     offset: u64,
+}
+
+impl Urgency {
+    /// How many blocks further on in its lane a block is needed after `deadline_s`, if the reader gets to that at
+    /// `rate`: never, if a read is blocked on the lane.
+    pub(super) fn blocks_until(&self, deadline_s: f64, rate: f64) -> u32 {
+        let bytes = (deadline_s - self.deadline_s).max(0.0) * rate;
+        if self.ahead { (bytes / f64::from(BLOCK_LEN)).ceil() as u32 } else { u32::MAX }
+    }
 }
 
 /// What a read did to the window of its handle.
@@ -402,9 +427,13 @@ impl Readers {
             let turn = reader.map_or(0, |reader| reader.turn);
             return Urgency { ahead: false, turn, deadline_s: 0.0, offset: lane.offset };
         }
-        let rate = reader.map_or(0.0, |reader| reader.consumed.per_second(now)).max(MIN_CONSUMPTION);
-        let deadline_s = lane.distance(place, piece_length) as f64 / rate;
+        let deadline_s = lane.distance(place, piece_length) as f64 / self.consumption(now, lane.reader);
         Urgency { ahead: true, turn: 0, deadline_s, offset: lane.offset }
+    }
+
+    /// Bytes a second that a reader is taken to read.
+    pub(super) fn consumption(&self, now: Instant, reader: ReaderId) -> f64 {
+        self.readers.get(&reader).map_or(0.0, |reader| reader.consumed.per_second(now)).max(MIN_CONSUMPTION)
     }
 
     /// A block of a reader's lane was asked for: the others' turn.

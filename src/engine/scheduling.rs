@@ -64,8 +64,8 @@ pub(super) const ESTIMATE_LIFE: Duration = Duration::from_millis(5);
 pub(super) const ESTIMATE_LIFE_PER_PEER: Duration = Duration::from_micros(100);
 /// Peers that found nothing to do because others are quicker, after which the slower ones are not looked at.
 pub(super) const ENOUGH_UNNEEDED: u32 = 4;
-/// Missing blocks that are passed over for a peer before it is left idle.
-pub(super) const MAX_PASSED_OVER: u32 = 256;
+/// Places that are looked at for a peer before it is left idle.
+pub(super) const MAX_LOOKS: u32 = 256;
 /// Requests beyond a peer's depth for reads that are blocked.
 pub(super) const BLOCKED_EXTRA: u32 = 4;
 /// How much later than another peer one may deliver and still take a block: estimates are no better.

@@ -279,10 +279,10 @@ async fn load(storage: Option<Arc<TorrentStorage>>, spans: Vec<BlockSpan>) -> Ve
     let layout = storage.metainfo().layout();
     let spans: Vec<_> = spans.into_iter().map(|span| layout.without_gap(span)).collect();
     let mut blocks = Vec::with_capacity(spans.len());
-    for span in &spans {
-        match storage.read_block_nowait(*span) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            read => blocks.push(readable(*span, read)),
+    for run in spans.chunk_by(follows) {
+        match load_run_nowait(&storage, run) {
+            Some(loaded) => blocks.extend(loaded),
+            None => break,
         }
     }
     let rest = spans[blocks.len()..].to_vec();
@@ -299,13 +299,29 @@ fn follows(first: &BlockSpan, second: &BlockSpan) -> bool {
     first.piece == second.piece && first.end() == u64::from(second.begin)
 }
 
+/// Blocks that follow each other as one span.
+fn whole(run: &[BlockSpan]) -> Option<BlockSpan> {
+    Some(BlockSpan { len: run.iter().map(|span| span.len).sum(), ..*run.first()? })
+}
+
+/// Cuts what was read of a run into its blocks.
+fn cut(run: &[BlockSpan], mut bytes: Bytes) -> Vec<Option<Bytes>> {
+    run.iter().map(|span| Some(bytes.split_to(span.len as usize))).collect()
+}
+
+/// Blocks that follow each other, if all of them are in memory.
+fn load_run_nowait(storage: &TorrentStorage, run: &[BlockSpan]) -> Option<Vec<Option<Bytes>>> {
+    let bytes = storage.read_block_nowait(whole(run)?).ok().flatten()?;
+    Some(cut(run, bytes))
+}
+
 /// Blocks that follow each other, read at once where all can be read.
 fn load_run(storage: &TorrentStorage, run: &[BlockSpan]) -> Vec<Option<Bytes>> {
-    if let [first, .., _] = run {
-        let whole = BlockSpan { len: run.iter().map(|span| span.len).sum(), ..*first };
-        if let Some(mut bytes) = readable(whole, storage.read_block(whole)) {
-            return run.iter().map(|span| Some(bytes.split_to(span.len as usize))).collect();
-        }
+    if let Some(whole) = whole(run)
+        && run.len() > 1
+        && let Some(bytes) = readable(whole, storage.read_block(whole))
+    {
+        return cut(run, bytes);
     }
     run.iter().map(|span| readable(*span, storage.read_block(*span))).collect()
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 use rustix::fs::OFlags;
 
-use crate::cache::{read_into, stamp_of};
+use crate::cache::{Nowait, read_into, read_nowait, stamp_of};
 use crate::metainfo::{Entry, EntryKind, Metainfo, PathError, Source, TreePath};
 use crate::types::{FileIndex, FileStamp};
 
@@ -227,6 +227,16 @@ impl TreeSource {
         let start = buf.len();
         read_into(&handle, buf, len as usize, offset)?;
         handle.metadata().map(|metadata| stamp_of(&metadata)).inspect_err(|_| buf.truncate(start))
+    }
+
+    /// [`Self::read_guarded`] of a file that is open and whose bytes are in memory; `None` if it may have to wait.
+    pub fn read_guarded_nowait(&self, file: FileIndex, offset: u64, len: u32) -> Option<(Vec<u8>, FileStamp)> {
+        let handle = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&file.0).cloned()?;
+        match read_nowait(&handle, len as usize, offset) {
+            // A filesystem that can say so is a local one: what it knows of the file is in memory, too.
+            Ok(Nowait::Read(bytes)) => Some((bytes, handle.metadata().map(|metadata| stamp_of(&metadata)).ok()?)),
+            Ok(Nowait::WouldBlock) | Err(_) => None,
+        }
     }
 
     /// Closes `file`, so that the next read sees what lies at its path then: after a guard that has changed.

@@ -33,6 +33,30 @@ impl Gaps {
         });
         found.filter(|block| *block < to)
     }
+
+    /// How many there are in `from..to`, `most` at most, and where the last one that counts is.
+    pub(super) fn pass_over(&self, from: u32, to: u32, most: u32) -> (u32, Option<u32>) {
+        let (mut passed, mut last) = (0, None);
+        let mut at = from;
+        while let Some(block) = self.next(at, to).filter(|_| passed < most) {
+            // All that is left of its word at once, if that is not too much.
+            let (index, shift) = (block / 64, block % 64);
+            let mut word = self.words[index as usize] >> shift;
+            if to / 64 == index {
+                word &= (1 << (to % 64 - shift)) - 1;
+            }
+            if word.count_ones() <= most - passed {
+                passed += word.count_ones();
+                last = Some(block + 63 - word.leading_zeros());
+                at = (index + 1) * 64;
+            } else {
+                passed += 1;
+                last = Some(block);
+                at = block + 1;
+            }
+        }
+        (passed, last)
+    }
 }
 
 impl FromIterator<bool> for Gaps {
@@ -63,6 +87,7 @@ mod tests {
             changes in prop::collection::vec((0usize..300, any::<bool>()), 0..100),
             from in 0u32..310,
             to in 0u32..310,
+            most in 0usize..100,
         ) {
             let mut gaps: Gaps = list.iter().copied().collect();
             for (at, missing) in changes {
@@ -73,6 +98,9 @@ mod tests {
             prop_assert_eq!(gaps.count() as usize, list.iter().filter(|missing| **missing).count());
             let first = (from..to).find(|at| list.get(*at as usize) == Some(&true));
             prop_assert_eq!(gaps.next(from, to), first);
+            let within: Vec<u32> = (from..to).filter(|at| list.get(*at as usize) == Some(&true)).collect();
+            let passed = within.len().min(most);
+            prop_assert_eq!(gaps.pass_over(from, to, most as u32), (passed as u32, within[..passed].last().copied()));
         }
     }
 }

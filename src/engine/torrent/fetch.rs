@@ -6,7 +6,7 @@
 //! arrival, and a slow peer works further ahead instead of holding up a read.
 
 use std::cell::Cell;
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 
 use super::ranking::Estimate;
@@ -16,7 +16,7 @@ use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
 use crate::engine::pieces::{BlockState, Leaves};
 use crate::engine::readers::Urgency;
-use crate::engine::scheduling::{BLOCKED_EXTRA, ENOUGH_UNNEEDED, MAX_PASSED_OVER, SLACK, SLACK_S};
+use crate::engine::scheduling::{BLOCKED_EXTRA, ENOUGH_UNNEEDED, MAX_LOOKS, SLACK, SLACK_S};
 use crate::engine::{DisconnectReason, Output, Prefetch};
 use crate::types::{BLOCK_LEN, BlockSpan, ConnId, ReaderId};
 use crate::wire::Message;
@@ -233,10 +233,10 @@ impl Torrent {
         let mut idle = if heads.len() == lanes.len() { Idle::OthersFirst } else { Idle::Other };
         let eta = peer.flow.eta(ctx.now, swarm.guess);
         let mut rival: Option<(u32, f64)> = None;
-        for passed_over in 0..MAX_PASSED_OVER {
-            let first = (0..heads.len())
-                .min_by(|a, b| heads[*a].0.partial_cmp(&heads[*b].0).unwrap_or(std::cmp::Ordering::Equal))
-                .ok_or(idle)?;
+        let mut passed_over = 0;
+        for _ in 0..MAX_LOOKS {
+            let soonest = |a: &usize, b: &usize| heads[*a].0.partial_cmp(&heads[*b].0).unwrap_or(Ordering::Equal);
+            let first = (0..heads.len()).min_by(soonest).ok_or(idle)?;
             let (urgent, at, (piece, block)) = heads[first];
             let other = match rival {
                 Some((same, other)) if same == piece => other,
@@ -246,16 +246,24 @@ impl Torrent {
             // The last block of a piece that verifies as a whole decides when the others are of use.
             let awaited = pieces.needs_whole(piece) && self.readers.wait_for(piece, block, pieces);
             let slack = if awaited { 1.0 } else { SLACK };
-            let others_get_there = other * slack + SLACK_S + f64::from(passed_over * BLOCK_LEN) / swarm.rate;
+            let others_get_there = other * slack + SLACK_S + f64::from(passed_over) * f64::from(BLOCK_LEN) / swarm.rate;
             let in_time = eta * 1.5 < urgent.deadline_s && !awaited;
-            if in_time || eta <= others_get_there {
+            let is_useful = in_time || eta <= others_get_there;
+            if is_useful {
                 if !peer.flow.knows_tombstone(pieces.number(piece, block)) {
                     let reader = Some((lanes[at].reader, lanes[at].is_blocked()));
                     return Ok(Pick { piece, block, reader });
                 }
                 idle = Idle::Other;
             }
-            match lanes[at].next((piece, block + 1), pieces, usable) {
+            // On to the first block that it may be of use for.
+            let most = if is_useful { 1 } else { ((eta - others_get_there) * swarm.rate / f64::from(BLOCK_LEN)).ceil() as u32 };
+            let next_head = (0..heads.len()).filter(|head| *head != first).min_by(soonest);
+            let latest = next_head.map_or(eta * 1.5, |head| heads[head].0.deadline_s.min(eta * 1.5));
+            let until = urgent.blocks_until(latest, self.readers.consumption(ctx.now, lanes[at].reader));
+            let (passed, place) = lanes[at].pass_over((piece, block), most, block.saturating_add(until), pieces);
+            passed_over += passed;
+            match lanes[at].next(place, pieces, usable) {
                 Some(place) => heads[first] = (urgency(at, place), at, place),
                 None => drop(heads.swap_remove(first)),
             }

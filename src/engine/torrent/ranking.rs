@@ -56,6 +56,19 @@ impl Ranking {
 }
 
 impl Torrent {
+    #[cfg(test)]
+    pub(in crate::engine) fn debug_flows(&self, now: Instant) -> String {
+        let est = self.ranking.estimate.map(|e| e.1);
+        let guess = est.map_or(1e6, |e| e.guess);
+        let mut peers: Vec<_> = self.peers.values().collect();
+        peers.sort_by(|a, b| a.flow.eta(now, guess).total_cmp(&b.flow.eta(now, guess)));
+        let show = |p: &crate::engine::peer::Peer| format!("[q{} d{} eta {:.2} dev {:.3} rate {:.0}k delay {:.2} st{}]", p.flow.in_flight(), p.flow.depth(now, self.readers.purpose(now), 2000, self.peers.len()), p.flow.eta(now, guess), p.flow.debug_dev(), p.flow.rate(now).unwrap_or(0.0)/1e3, p.flow.delay_s().unwrap_or(0.0), p.flow.stalls);
+        let idle = peers.iter().filter(|p| p.flow.in_flight() == 0).count();
+        let n = peers.len();
+        if n < 4 { return String::new(); }
+        format!("rate {:.2}M guess {:.0}k idle {idle} {} {} {} {}", est.map_or(0.0, |e| e.rate/1e6), guess/1e3, show(peers[0]), show(peers[1]), show(peers[n/2]), show(peers[n-1]))
+    }
+
     /// What the swarm delivers. Looked at anew every few milliseconds, and all peers with it.
     pub(super) fn estimate(&mut self, ctx: &Context<'_>) -> Estimate {
         let life = ESTIMATE_LIFE.max(ESTIMATE_LIFE_PER_PEER * self.peers.len() as u32);

@@ -229,6 +229,18 @@ impl InPlace {
         None
     }
 
+    /// [`Self::read`] of one part of a file, inside one piece, if that needs neither disk nor hashing; `None` if it may,
+    /// or if the bytes are not to be served.
+    pub(super) fn read_nowait(&self, piece: PieceIndex, part: FileSlice) -> Option<Vec<u8>> {
+        let changes = self.changes.load(SeqCst);
+        if !self.is_good(piece) {
+            return None;
+        }
+        let (bytes, stamp) = self.files.read_guarded_nowait(part.file, part.offset, part.len)?;
+        let is_same = read(&self.stamps).get(part.file.0 as usize).copied().flatten() == Some(stamp);
+        (is_same && self.changes.load(SeqCst) == changes).then_some(bytes)
+    }
+
     /// The leaves of a piece that matches its hash.
     pub(super) fn leaves(&self, piece: PieceIndex) -> Option<Leaves> {
         if !self.is_servable(piece) {

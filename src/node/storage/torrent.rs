@@ -159,9 +159,14 @@ impl TorrentStorage {
     /// # Errors
     /// Of kind `WouldBlock` when it may: call [`TorrentStorage::read_block`] from a thread that may wait.
     pub(crate) fn read_block_nowait(&self, span: BlockSpan) -> io::Result<Option<Bytes>> {
-        if self.in_place.get().is_some() {
-            // Files of the user may lie anywhere.
-            return Err(io::ErrorKind::WouldBlock.into());
+        if let Some(in_place) = self.in_place.get() {
+            let layout = self.metainfo.layout();
+            let mut parts = layout.contains(span).then(|| layout.parts(span)).into_iter().flatten();
+            let bytes = match (parts.next(), parts.next()) {
+                (Some(Part::File(slice)), None) => in_place.read_nowait(span.piece, slice),
+                _ => None,
+            };
+            return bytes.map(|bytes| Some(bytes.into())).ok_or_else(|| io::ErrorKind::WouldBlock.into());
         }
         self.cached.read_span_nowait(span).map(|bytes| bytes.map(Bytes::from))
     }
