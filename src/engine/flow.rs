@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::meter::DeliveryRate;
 use super::scheduling::{
     BULK_SLACK_S, CONTENDED_DEVIATIONS, CONTENDED_SLACK_S, FAST_DEPTH, FAST_RATE, FIRST_DEPTH, FIRST_STALL,
-    GUESSED_DELAY_S, GUESSED_RATE, LEAST_DEPTH, MAX_STALL, MAX_STREAM_DEPTH, MIN_STALL, STREAM_SLACK_S,
+    GUESSED_DELAY_S, GUESSED_RATE, LEAST_DEPTH, MAX_STALL, MAX_STREAM_DEPTH, MIN_STALL, PROBE_S, STREAM_SLACK_S,
 };
 use crate::types::{BLOCK_LEN, BlockSpan};
 
@@ -237,7 +237,7 @@ impl Flow {
         self.delivery.per_second(now, !self.requests.is_empty())
     }
 
-    /// Seconds from a request to the first byte of an idle peer; `None` before the first block.
+    /// Seconds from a request to its block, of an idle peer; `None` before the first block.
     pub(super) fn delay_s(&self) -> Option<f64> {
         self.min_delay.map(|delay| delay.as_secs_f64())
     }
@@ -262,7 +262,9 @@ impl Flow {
         let limit = if purpose == Purpose::Bulk { cap } else { cap.min(MAX_STREAM_DEPTH) };
         let least = if rate > FAST_RATE { FAST_DEPTH } else { LEAST_DEPTH };
         let start = self.slow_start.as_ref().map_or(0, |start| start.depth);
-        (measured as u32).max(least).max(start).min(limit)
+        // What a slow peer has been asked for is not asked of others.
+        let probe = rate * (self.delay_s().unwrap_or(GUESSED_DELAY_S) + PROBE_S) / f64::from(BLOCK_LEN);
+        (measured as u32).max(least).max(start.min(probe.ceil() as u32)).min(limit)
     }
 
     /// Requests that were cancelled but may still sit in the peer's queue.
@@ -273,8 +275,10 @@ impl Flow {
     /// Seconds until one more block would arrive. `guess`: bytes a second of a peer that is not measured yet.
     pub(super) fn eta(&self, now: Instant, guess: f64) -> f64 {
         let rate = self.rate(now).unwrap_or(guess).max(1.0);
-        let queued = (self.requests.len() + 1) as f64 * f64::from(BLOCK_LEN);
-        let estimate = self.delay_s().unwrap_or(GUESSED_DELAY_S) + queued / rate + 2.0 * self.deviation;
+        let block_s = f64::from(BLOCK_LEN) / rate;
+        // What was measured of an idle peer is the path, and the time that a block takes.
+        let alone_s = self.delay_s().unwrap_or(GUESSED_DELAY_S + block_s);
+        let estimate = alone_s + self.requests.len() as f64 * block_s + 2.0 * self.deviation;
         // A stalled peer comes last, the more often it stalled the later.
         estimate + if self.stalls > 0 { f64::from(1u32 << self.stalls.min(10)) } else { 0.0 }
     }
@@ -291,9 +295,6 @@ impl Flow {
         let rate = self.rate(now).unwrap_or(guess).max(1.0);
         self.eta(now, guess) - given_up as f64 * f64::from(BLOCK_LEN) / rate
     }
-
-    #[cfg(test)]
-    pub(super) fn debug_dev(&self) -> f64 { self.deviation }
 
     /// How long the peer may stay silent with requests in flight.
     fn stall_after(&self, now: Instant) -> Duration {

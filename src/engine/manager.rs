@@ -43,11 +43,6 @@ impl Context<'_> {
 }
 
 impl TorrentManager {
-    #[cfg(test)]
-    pub(super) fn debug_flows(&self, now: std::time::Instant) -> String {
-        self.torrents.values().map(|t| t.debug_flows(now)).collect()
-    }
-
     /// An engine without torrents. `seed` decides everything that is left to chance.
     pub fn new(config: Config, seed: u64) -> Self {
         Self {

@@ -6,6 +6,7 @@
 
 mod attempts;
 mod gaps;
+mod missing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -274,29 +275,6 @@ impl PieceManager {
     pub(super) fn asked(&self, number: u32) -> impl Iterator<Item = ConnId> + use<> {
         let (piece, block) = self.place(number);
         self.block(piece, block).map_or([None; 2], |block| block.asked).into_iter().flatten()
-    }
-
-    /// The first missing block of `piece` in `from..to`.
-    pub(super) fn next_missing(&self, piece: u32, from: u32, to: u32) -> Option<u32> {
-        if self.has(piece) {
-            return None;
-        }
-        let to = to.min(self.blocks_in(piece));
-        match self.active.get(&piece) {
-            Some(active) => active.gaps.next(from, to),
-            None => (from..to).find(|block| !self.is_verified(self.number(piece, *block))),
-        }
-    }
-
-    /// How many missing blocks `from..to` of a piece has, `most` at most, and where the last one that counts is.
-    pub(super) fn pass_over(&self, piece: u32, from: u32, to: u32, most: u32) -> (u32, Option<u32>) {
-        match self.active.get(&piece) {
-            Some(active) => active.gaps.pass_over(from, to, most),
-            None => {
-                let missing = (from..to).filter(|block| !self.is_verified(self.number(piece, *block)));
-                missing.take(most as usize).fold((0, None), |(passed, _), block| (passed + 1, Some(block)))
-            }
-        }
     }
 
     fn block(&self, piece: u32, block: u32) -> Option<&Block> {

@@ -1,6 +1,7 @@
 //! Readers: what is waited for, what will be read next, and in which order to fetch it.
 
 mod extent;
+mod lane;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,8 +13,9 @@ use super::meter::RateMeter;
 use super::pieces::PieceManager;
 use super::scheduling::{IDLE_AFTER, MIN_CONSUMPTION, WINDOW_STEP};
 use super::window::Run;
-use crate::types::{BLOCK_LEN, FileIndex, ReadId, ReaderId};
+use crate::types::{FileIndex, ReadId, ReaderId};
 use extent::Extent;
+pub(super) use lane::{Agenda, Lane, Turn, Urgency};
 
 /// A read that waits.
 #[derive(Clone, Debug)]
@@ -40,87 +42,6 @@ struct Reader {
     active: Instant,
     /// Virtual time of fair queueing: blocks assigned so far, never behind readers that were active meanwhile.
     turn: u64,
-}
-
-/// Missing blocks of a read, or of a window, in order.
-#[derive(Clone, Debug)]
-pub(super) struct Lane {
-    pub(super) reader: ReaderId,
-    read: Option<ReadId>,
-    pub(super) extent: Extent,
-    /// No piece before this one has wanted blocks missing.
-    cursor: u32,
-    /// Byte offset of a read, to order the reads of one reader.
-    offset: u64,
-}
-
-impl Lane {
-    /// Whether a read is blocked on these.
-    pub(super) fn is_blocked(&self) -> bool {
-        self.read.is_some()
-    }
-
-    /// The first place to look at.
-    pub(super) fn start(&self) -> (u32, u32) {
-        (self.cursor, 0)
-    }
-
-    /// The first missing block at or after `place`, in pieces that `usable` accepts.
-    pub(super) fn next(
-        &self,
-        place: (u32, u32),
-        pieces: &PieceManager,
-        mut usable: impl FnMut(u32) -> bool,
-    ) -> Option<(u32, u32)> {
-        (place.0.max(self.cursor)..self.extent.pieces.end).filter(|piece| !pieces.has(*piece)).find_map(|piece| {
-            let wanted = self.extent.wanted_in(piece, pieces);
-            let from = if piece == place.0 { wanted.start.max(place.1) } else { wanted.start };
-            let block = pieces.next_missing(piece, from, wanted.end)?;
-            usable(piece).then_some((piece, block))
-        })
-    }
-
-    /// Passes over `most` missing blocks at most, from `place` on, up to the one with the index `until` in the same
-    /// piece, and over one at least. How many they are, and the place behind them.
-    pub(super) fn pass_over(
-        &self,
-        (piece, block): (u32, u32),
-        most: u32,
-        until: u32,
-        pieces: &PieceManager,
-    ) -> (u32, (u32, u32)) {
-        let end = self.extent.wanted_in(piece, pieces).end.min(until);
-        match pieces.pass_over(piece, block, end, most.max(1)) {
-            (passed, Some(last)) if passed == most => (passed, (piece, last + 1)),
-            (passed, _) => (passed.max(1), (piece, end.max(block + 1))),
-        }
-    }
-
-    /// Bytes from the start of the lane to a block, about.
-    fn distance(&self, place: (u32, u32), piece_length: u32) -> u64 {
-        let ahead = i64::from(place.0.saturating_sub(self.extent.pieces.start)) * i64::from(piece_length)
-            + (i64::from(place.1) - i64::from(self.extent.from)) * i64::from(BLOCK_LEN);
-        ahead.max(0) as u64
-    }
-}
-
-/// When a missing block is needed: blocked reads come first, by turns; then what is needed soonest.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub(super) struct Urgency {
-    ahead: bool,
-    turn: u64,
-    /// Seconds from now; 0 for blocked reads.
-    pub(super) deadline_s: f64,
-    offset: u64,
-}
-
-impl Urgency {
-    /// How many blocks further on in its lane a block is needed after `deadline_s`, if the reader gets to that at
-    /// `rate`: never, if a read is blocked on the lane.
-    pub(super) fn blocks_until(&self, deadline_s: f64, rate: f64) -> u32 {
-        let bytes = (deadline_s - self.deadline_s).max(0.0) * rate;
-        if self.ahead { (bytes / f64::from(BLOCK_LEN)).ceil() as u32 } else { u32::MAX }
-    }
 }
 
 /// What a read did to the window of its handle.
@@ -388,17 +309,21 @@ impl Readers {
         if std::mem::take(&mut self.stale) {
             self.rebuild();
         }
-        for lane in &mut self.lanes {
-            while lane.cursor < lane.extent.pieces.end {
-                let wanted = lane.extent.wanted_in(lane.cursor, pieces);
-                if pieces.next_missing(lane.cursor, wanted.start, wanted.end).is_some() {
-                    break;
-                }
-                lane.cursor += 1;
-            }
-        }
-        self.lanes.retain(|lane| lane.cursor < lane.extent.pieces.end);
+        self.lanes.iter_mut().for_each(|lane| lane.advance(pieces));
+        self.lanes.retain(|lane| !lane.is_done());
         &self.lanes
+    }
+
+    /// In which order the lanes are to be served.
+    pub(super) fn agenda(&self, now: Instant) -> Agenda {
+        let turn = |lane: &Lane| self.readers.get(&lane.reader).map_or(0, |reader| reader.turn);
+        let (blocked, ahead): (Vec<_>, Vec<_>) = (0..self.lanes.len()).partition(|at| self.lanes[*at].is_blocked());
+        let blocked = blocked.into_iter().map(|at| {
+            let lane = &self.lanes[at];
+            Turn { turn: turn(lane), offset: lane.offset, at, reader: lane.reader }
+        });
+        let ahead = ahead.into_iter().map(|at| (at, self.consumption(now, self.lanes[at].reader)));
+        Agenda::new(blocked.collect(), ahead.collect())
     }
 
     fn rebuild(&mut self) {
@@ -420,27 +345,20 @@ impl Readers {
         &self.lanes
     }
 
-    /// How urgent the block at `place` of a lane is.
-    pub(super) fn urgency(&self, now: Instant, lane: &Lane, place: (u32, u32), piece_length: u32) -> Urgency {
-        let reader = self.readers.get(&lane.reader);
-        if lane.read.is_some() {
-            let turn = reader.map_or(0, |reader| reader.turn);
-            return Urgency { ahead: false, turn, deadline_s: 0.0, offset: lane.offset };
-        }
-        let deadline_s = lane.distance(place, piece_length) as f64 / self.consumption(now, lane.reader);
-        Urgency { ahead: true, turn: 0, deadline_s, offset: lane.offset }
-    }
-
     /// Bytes a second that a reader is taken to read.
-    pub(super) fn consumption(&self, now: Instant, reader: ReaderId) -> f64 {
+    fn consumption(&self, now: Instant, reader: ReaderId) -> f64 {
         self.readers.get(&reader).map_or(0.0, |reader| reader.consumed.per_second(now)).max(MIN_CONSUMPTION)
     }
 
-    /// A block of a reader's lane was asked for: the others' turn.
-    pub(super) fn served(&mut self, reader: ReaderId, blocked: bool) {
-        if let Some(reader) = self.readers.get_mut(&reader).filter(|_| blocked) {
+    /// A block of a lane was asked for: the others' turn.
+    pub(super) fn served(&mut self, at: usize, agenda: &mut Agenda, pieces: &PieceManager) {
+        let Some(lane) = self.lanes.get_mut(at) else { return };
+        lane.advance(pieces);
+        let blocked = lane.is_blocked();
+        if let Some(reader) = self.readers.get_mut(&lane.reader).filter(|_| blocked) {
             self.turn = reader.turn;
             reader.turn += 1;
+            agenda.served(lane.reader, reader.turn);
         }
     }
 
@@ -461,6 +379,11 @@ impl Readers {
             extent.on_their_way(pieces).take(limit).collect::<Vec<_>>()
         });
         soon.collect()
+    }
+
+    /// Blocks of a read that are on their way, `limit` at most.
+    pub(super) fn asked_of(&self, read: ReadId, pieces: &PieceManager, limit: usize) -> Vec<u32> {
+        self.reads.get(&read).map_or_else(Vec::new, |read| read.extent.on_their_way(pieces).take(limit).collect())
     }
 
     /// Blocks of a read that nobody was asked for, `limit` at most.

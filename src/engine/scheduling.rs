@@ -11,6 +11,8 @@ use crate::types::BLOCK_LEN;
 pub(super) const FIRST_DEPTH: u32 = 16;
 /// Requests to any peer that answers.
 pub(super) const LEAST_DEPTH: u32 = 2;
+/// Seconds of its rate that a peer is asked for at most, beyond the path, to see whether it can do more.
+pub(super) const PROBE_S: f64 = 1.0;
 /// Bytes a second from which the pipeline is never shallower than [`FAST_DEPTH`]: the estimates are then finer than
 /// the jitter of two busy machines.
 pub(super) const FAST_RATE: f64 = 20e6;
@@ -61,7 +63,7 @@ pub(super) const MIN_WINDOW: f64 = 1024.0 * 1024.0;
 
 /// How long an estimate of the swarm holds at least, and per peer: looking at hundreds takes time.
 pub(super) const ESTIMATE_LIFE: Duration = Duration::from_millis(5);
-pub(super) const ESTIMATE_LIFE_PER_PEER: Duration = Duration::from_micros(100);
+pub(super) const ESTIMATE_LIFE_PER_PEER: Duration = Duration::from_micros(250);
 /// Peers that found nothing to do because others are quicker, after which the slower ones are not looked at.
 pub(super) const ENOUGH_UNNEEDED: u32 = 4;
 /// Places that are looked at for a peer before it is left idle.

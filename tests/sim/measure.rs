@@ -46,7 +46,7 @@ const PLAY_S: f64 = 20.0;
 
 /// Sums over all runs in a swarm.
 #[derive(Default)]
-struct Totals {
+pub(super) struct Totals {
     fetched: u64,
     wasted: u64,
     spent: Duration,
@@ -115,7 +115,7 @@ fn start_up(swarm: Swarm, content: &Content, totals: &mut Totals) -> (f64, f64) 
 }
 
 /// Share of the time that a player of `load` times the capacity stands still.
-fn play(swarm: Swarm, content: &Content, load: f64, totals: &mut Totals) -> f64 {
+pub(super) fn play(swarm: Swarm, content: &Content, load: f64, totals: &mut Totals) -> f64 {
     let mut sim = swarm.start(2, content);
     let rate = swarm.capacity() * load;
     let len = ((rate * PLAY_S) as u64).min(LEN);

@@ -59,7 +59,7 @@ const OWN_LATENCY_MS: u64 = 5;
 impl Swarm {
     /// Bytes a second that all seeds send together.
     pub(in crate::engine) fn total(&self) -> f64 {
-        if self.seeds <= 10 { 4e6 } else { 8e6 }
+        if self.seeds <= 10 { 4e6 } else { (self.seeds as f64 * 40e3).max(8e6) }
     }
 
     /// Bytes a second of those that can be counted on.

@@ -3,7 +3,7 @@
 
 use std::env;
 
-use super::measure::{LOADS, Measures, OTHERS, measure};
+use super::measure::{LOADS, Measures, OTHERS, Totals, measure, play};
 use super::swarms::{Form, Kind, Swarm, content};
 
 /// Whether a row is wanted: by a part of its name, and all if there is no wish.
@@ -83,6 +83,13 @@ fn a_swarm_that_comes_and_goes_can_be_read() {
 }
 
 #[test]
+fn a_hundred_slow_seeds_add_to_a_fast_one() {
+    let swarm = Swarm { kind: Kind::OneFast, seeds: 100 };
+    let stalled = play(swarm, &content(Form::Merkle, 4 << 20), 0.9, &mut Totals::default());
+    assert!(stalled == 0.0, "{stalled}");
+}
+
+#[test]
 #[ignore = "takes minutes; scripts/sim runs it"]
 fn table() {
     print_head();
@@ -103,39 +110,5 @@ fn table() {
                 print_row(&name, swarm, &measure(swarm, content, form));
             }
         }
-    }
-}
-
-#[test]
-#[ignore = "debug"]
-fn trace() {
-    use std::time::Duration;
-    use super::{App};
-    let kind = match env::var("K").as_deref() { Ok("one") => Kind::OneFast, _ => Kind::Uniform };
-    let seeds = env::var("N").map_or(100, |n| n.parse().expect("n"));
-    let load: f64 = env::var("LOAD").map_or(0.9, |n| n.parse().expect("n"));
-    let swarm = Swarm { kind, seeds };
-    let content = content(Form::Merkle, 4 << 20);
-    let mut sim = swarm.start(2, &content);
-    let rate = swarm.capacity() * load;
-    let len = ((rate * 20.0) as u64).min(super::swarms::LEN);
-    let ahead = ((rate / f64::from(App::file(0, 0).chunk)) as usize).max(8);
-    let app = sim.read(seeds, App { rate, ahead, ..App::file(0, len) });
-    let mut before = sim.stats(seeds);
-    let mut stalled = 0.0;
-    for step in 0..60 {
-        sim.run_for(Duration::from_millis(500));
-        let now = sim.stats(seeds);
-        let reading = &sim.nodes[seeds].apps[app];
-        let st = reading.stalled.as_secs_f64();
-        let d: Vec<u64> = now.peers.iter().map(|p| p.downloaded_bytes).collect();
-        let b: Vec<u64> = before.peers.iter().map(|p| p.downloaded_bytes).collect();
-        let d0 = d[0] - b.first().copied().unwrap_or(0);
-        println!("{:5.1}s read {:6.1}M down {:5.2}MB/s peer0 {:5.2}MB/s stall +{:.3} waiting {} window {:.1}M hedged {:.2}M waste {:.2}M", f64::from(step + 1) / 2.0, reading.read_bytes as f64 / 1e6,
-            (now.downloaded_bytes - before.downloaded_bytes) as f64 / 5e5, d0 as f64 / 5e5, st - stalled, now.waiting_reads, now.window_bytes as f64 / 1e6, now.hedged_bytes as f64 / 1e6, now.wasted.total() as f64 / 1e6);
-        println!("        {}", sim.nodes[seeds].engine.debug_flows(sim.net.now));
-        stalled = st;
-        before = now;
-        if sim.finished(seeds) { break; }
     }
 }

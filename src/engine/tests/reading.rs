@@ -176,6 +176,29 @@ fn readers_share_the_link_fairly() {
     sim.check_end();
 }
 
+/// What a slow seed was asked for ahead of a reader goes to the fast one as soon as another reader waits for it.
+#[test]
+fn what_a_slow_seed_has_ahead_of_one_reader_does_not_hold_up_another() {
+    let slow = (0..8).map(|_| seed(15, 0.05 * MB));
+    let specs: Vec<_> = slow.chain([seed(15, 2.0 * MB), leech(5, 1.0 * MB)]).collect();
+    let mut sim = Sim::new(3, HashAlgorithm::Sha256Merkle, 1 << 22, &[64 * MIB], specs);
+    sim.introduce(9, 0..9);
+    sim.run_for(S);
+    // It plays, so that there is room for others; its window is seconds long.
+    sim.read(9, App { rate: 1.6 * MB, ..App::file(0, 32 << 20) });
+    sim.run_for(4 * S);
+    let mut waits = Vec::new();
+    for at in 0..48 {
+        let offset = ((sim.nodes[9].apps[0].read_bytes >> 14) + 8 + at * 8) << 14;
+        let app = sim.read(9, App { offset, len: 1 << 14, chunk: 1 << 14, ..App::file(0, 0) });
+        assert!(sim.run_until(5 * S, |sim| sim.nodes[9].apps[app].is_finished()));
+        waits.push(sim.nodes[9].apps[app].waits[0]);
+    }
+    waits.sort();
+    let waited = waits.iter().filter(|wait| !wait.is_zero()).count();
+    assert!(waited >= 8 && waits[47] < Duration::from_millis(300), "{waits:?}");
+}
+
 #[test]
 fn a_mute_peer_costs_no_read_more_than_a_moment() {
     for first_is_mute in [true, false] {

@@ -39,9 +39,7 @@ impl Torrent {
             self.forgive(ctx.now);
         }
         self.expire_reads(ctx);
-        self.check_stalls(ctx);
-        if self.readers.waiting_reads() > 0 {
-            // Estimates have changed: a block that was left to a better peer may be anybody's now.
+        if self.readers.waiting_reads() > 0 && self.is_time_to_reconsider(ctx.now) {
             self.dirty.all = true;
         }
         self.hedge(ctx);
@@ -51,6 +49,7 @@ impl Torrent {
         }
         if ctx.now >= self.next_housekeeping {
             self.next_housekeeping = ctx.now + BUSY;
+            self.check_stalls(ctx);
             self.expire_hashes(ctx);
             self.expire_isolated(ctx);
             self.request_metainfo(ctx);

@@ -5,20 +5,19 @@
 //! that the others get there before this peer's answer would arrive. So a piece is striped over all peers by estimated
 //! arrival, and a slow peer works further ahead instead of holding up a read.
 
-use std::cell::Cell;
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 
-use super::ranking::Estimate;
+use super::pick::{Idle, Pick};
 use super::{Content, Torrent};
 use crate::engine::flow::Purpose;
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
 use crate::engine::pieces::{BlockState, Leaves};
-use crate::engine::readers::Urgency;
-use crate::engine::scheduling::{BLOCKED_EXTRA, ENOUGH_UNNEEDED, MAX_LOOKS, SLACK, SLACK_S};
-use crate::engine::{DisconnectReason, Output, Prefetch};
-use crate::types::{BLOCK_LEN, BlockSpan, ConnId, ReaderId};
+use crate::engine::readers::Agenda;
+use crate::engine::scheduling::{BLOCKED_EXTRA, ENOUGH_UNNEEDED};
+use crate::engine::{DisconnectReason, Output};
+use crate::types::{BlockSpan, ConnId};
 use crate::wire::Message;
 
 /// Whose turn it is to request while a limit makes torrents wait.
@@ -72,23 +71,6 @@ impl Turns {
     }
 }
 
-/// A block to ask for.
-#[derive(Clone, Copy, Debug)]
-struct Pick {
-    piece: u32,
-    block: u32,
-    reader: Option<(ReaderId, bool)>,
-}
-
-/// Why a peer is asked for nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Idle {
-    /// It could have taken something of every reader, but others would deliver all of it earlier. So it is for peers
-    /// that would deliver still later.
-    OthersFirst,
-    Other,
-}
-
 impl Torrent {
     /// Fills the queues that have room, if anything has changed that may matter.
     pub(in crate::engine) fn schedule(&mut self, ctx: &mut Context<'_>) {
@@ -108,30 +90,27 @@ impl Torrent {
             return;
         }
         let Some(content) = &self.content else { return };
-        let blocked = self.readers.lanes(&content.pieces).iter().any(|lane| lane.is_blocked());
-        if self.readers.current_lanes().is_empty() && (!self.prefetch.is_bulk() || content.pieces.is_complete()) {
+        self.readers.lanes(&content.pieces);
+        let mut agenda = self.readers.agenda(ctx.now);
+        if agenda.is_empty() && (!self.prefetch.is_bulk() || content.pieces.is_complete()) {
             return;
         }
         if !self.may_request(ctx) {
             return;
         }
         let swarm = self.estimate(ctx);
-        let room = Room { blocked, purpose: self.readers.purpose(ctx.now), worth_it: true };
+        let room = Room { blocked: agenda.has_blocked(), purpose: self.readers.purpose(ctx.now), worth_it: true };
         // Whoever would answer first takes the first block.
         let mut turns = if all { Turns::of(self.ranking.iter()) } else { Turns::of(self.places_of(&peers)) };
         let mut unneeded = 0;
         while let Some((conn, is_first)) = turns.next() {
             let room = Room { worth_it: is_first, ..room };
             let Some(peer) = self.peers.get(&conn).filter(|peer| self.has_room(ctx, peer, room)) else { continue };
-            match self.pick(ctx, peer, swarm) {
+            match self.pick(ctx, peer, swarm, &agenda) {
                 Ok(pick) => {
-                    self.request(ctx, conn, pick);
-                    if let Some(content) = &self.content {
-                        self.readers.lanes(&content.pieces);
-                    }
+                    self.request(ctx, conn, pick, &mut agenda);
                     turns.again(conn, self.ranking.eta_s(conn));
                 }
-                Err(_) if self.readers.current_lanes().is_empty() && !self.prefetch.is_bulk() => break,
                 Err(Idle::OthersFirst) => unneeded += 1,
                 Err(Idle::Other) => {}
             }
@@ -200,113 +179,8 @@ impl Torrent {
         may && peer.serves(ctx.now, piece)
     }
 
-    /// The block that a peer should be asked for next.
-    fn pick(&self, ctx: &mut Context<'_>, peer: &Peer, swarm: Estimate) -> Result<Pick, Idle> {
-        let content = self.content.as_ref().ok_or(Idle::Other)?;
-        self.pick_for_readers(ctx, content, peer, swarm).or_else(|idle| match self.prefetch {
-            Prefetch::None | Prefetch::Window => Err(idle),
-            Prefetch::File | Prefetch::All => self.pick_rarest(ctx, content, peer).ok_or(Idle::Other),
-        })
-    }
-
-    fn pick_for_readers(
-        &self,
-        ctx: &Context<'_>,
-        content: &Content,
-        peer: &Peer,
-        swarm: Estimate,
-    ) -> Result<Pick, Idle> {
-        let (pieces, lanes) = (&content.pieces, self.readers.current_lanes());
-        let piece_length = pieces.layout().piece_length();
-        let last_piece = Cell::new((u32::MAX, false));
-        let usable = |piece| {
-            if last_piece.get().0 != piece {
-                last_piece.set((piece, self.may_ask(ctx, content, peer, piece)));
-            }
-            last_piece.get().1
-        };
-        let urgency = |lane: usize, place| self.readers.urgency(ctx.now, &lanes[lane], place, piece_length);
-        let mut heads: Vec<(Urgency, usize, (u32, u32))> = (0..lanes.len())
-            .filter_map(|at| Some((at, lanes[at].next(lanes[at].start(), pieces, usable)?)))
-            .map(|(at, place)| (urgency(at, place), at, place))
-            .collect();
-        let mut idle = if heads.len() == lanes.len() { Idle::OthersFirst } else { Idle::Other };
-        let eta = peer.flow.eta(ctx.now, swarm.guess);
-        let mut rival: Option<(u32, f64)> = None;
-        let mut passed_over = 0;
-        for _ in 0..MAX_LOOKS {
-            let soonest = |a: &usize, b: &usize| heads[*a].0.partial_cmp(&heads[*b].0).unwrap_or(Ordering::Equal);
-            let first = (0..heads.len()).min_by(soonest).ok_or(idle)?;
-            let (urgent, at, (piece, block)) = heads[first];
-            let other = match rival {
-                Some((same, other)) if same == piece => other,
-                _ => self.best_other(ctx, content, peer, piece),
-            };
-            rival = Some((piece, other));
-            // The last block of a piece that verifies as a whole decides when the others are of use.
-            let awaited = pieces.needs_whole(piece) && self.readers.wait_for(piece, block, pieces);
-            let slack = if awaited { 1.0 } else { SLACK };
-            let others_get_there = other * slack + SLACK_S + f64::from(passed_over) * f64::from(BLOCK_LEN) / swarm.rate;
-            let in_time = eta * 1.5 < urgent.deadline_s && !awaited;
-            let is_useful = in_time || eta <= others_get_there;
-            if is_useful {
-                if !peer.flow.knows_tombstone(pieces.number(piece, block)) {
-                    let reader = Some((lanes[at].reader, lanes[at].is_blocked()));
-                    return Ok(Pick { piece, block, reader });
-                }
-                idle = Idle::Other;
-            }
-            // On to the first block that it may be of use for.
-            let most = if is_useful { 1 } else { ((eta - others_get_there) * swarm.rate / f64::from(BLOCK_LEN)).ceil() as u32 };
-            let next_head = (0..heads.len()).filter(|head| *head != first).min_by(soonest);
-            let latest = next_head.map_or(eta * 1.5, |head| heads[head].0.deadline_s.min(eta * 1.5));
-            let until = urgent.blocks_until(latest, self.readers.consumption(ctx.now, lanes[at].reader));
-            let (passed, place) = lanes[at].pass_over((piece, block), most, block.saturating_add(until), pieces);
-            passed_over += passed;
-            match lanes[at].next(place, pieces, usable) {
-                Some(place) => heads[first] = (urgency(at, place), at, place),
-                None => drop(heads.swap_remove(first)),
-            }
-        }
-        Err(idle)
-    }
-
-    /// When the best other peer would deliver a block of `piece`; infinite if nobody else would.
-    fn best_other(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32) -> f64 {
-        let others = self.ranking.iter().filter(|(_, conn)| *conn != peer.conn);
-        let mut able = others.filter(|(_, conn)| {
-            let other = self.peers.get(conn).filter(|other| other.flow.stalls == 0);
-            other.is_some_and(|other| self.may_ask(ctx, content, other, piece))
-        });
-        able.next().map_or(f64::INFINITY, |(eta, _)| eta)
-    }
-
-    /// A block that nobody reads: first of pieces that were begun, then of the rarest.
-    fn pick_rarest(&self, ctx: &mut Context<'_>, content: &Content, peer: &Peer) -> Option<Pick> {
-        let pieces = &content.pieces;
-        let fresh = |piece: u32, block: u32| !peer.flow.knows_tombstone(pieces.number(piece, block));
-        let chosen = |piece: u32| self.prefetch == Prefetch::All || content.availability.is_to_come(piece);
-        // What is begun is of a file that was opened: else nobody would have read it.
-        let begun = pieces.open().filter(|piece| self.may_ask(ctx, content, peer, *piece));
-        let mut begun = begun.filter_map(|piece| Some((piece, pieces.next_missing(piece, 0, u32::MAX)?)));
-        if let Some((piece, block)) = begun.find(|(piece, block)| fresh(*piece, *block)) {
-            return Some(Pick { piece, block, reader: None });
-        }
-        let mut rng = ctx.rng.clone();
-        ctx.rng.next();
-        let wanted = |piece| chosen(piece) && self.may_ask(ctx, content, peer, piece) && pieces.active(piece).is_none();
-        let few = match &peer.owned {
-            crate::engine::peer::Owned::Some(bits) => Some(bits),
-            _ => None,
-        };
-        let rarest = content.availability.rarest(&mut rng, wanted);
-        let piece = rarest.or_else(|| content.availability.any_of(few?, wanted))?;
-        let block = pieces.next_missing(piece, 0, u32::MAX).filter(|block| fresh(piece, *block))?;
-        Some(Pick { piece, block, reader: None })
-    }
-
     /// Asks a peer for a block; before the first one of a piece for its leaf hashes, so that they arrive first.
-    fn request(&mut self, ctx: &mut Context<'_>, conn: ConnId, pick: Pick) {
+    fn request(&mut self, ctx: &mut Context<'_>, conn: ConnId, pick: Pick, agenda: &mut Agenda) {
         let Some(content) = &mut self.content else { return };
         let (piece, block) = (pick.piece, pick.block);
         let needs_leaves = content.needs_leaves(piece);
@@ -319,14 +193,13 @@ impl Torrent {
         let (Some(content), Some(peer)) = (&mut self.content, self.peers.get_mut(&conn)) else { return };
         let (number, span) = (content.pieces.number(piece, block), content.pieces.span(piece, block));
         content.pieces.requested(number, conn);
-        let ahead = pick.reader.is_none_or(|(_, blocked)| !blocked);
-        peer.flow.sent(ctx.now, number, span, ahead);
+        peer.flow.sent(ctx.now, number, span, !pick.blocked);
         ctx.limits.download.spend(span.len);
         peer.send(ctx.now, ctx.out, Message::Request(span));
-        self.rerank(ctx.now, conn);
-        if let Some((reader, blocked)) = pick.reader {
-            self.readers.served(reader, blocked);
+        if let Some(lane) = pick.lane {
+            self.readers.served(lane, agenda, &content.pieces);
         }
+        self.rerank(ctx.now, conn);
     }
 
     /// A request to a peer is over without its block.

@@ -1,8 +1,9 @@
 //! Requests ahead of readers give way to a read that is blocked.
 //!
 //! A peer answers in order, so a block that is asked of it comes after all that it was asked before. Where those are
-//! blocks that nobody waits for yet they are taken back and asked for again behind the read. So a seek costs about a
-//! round trip, however much else is being fetched.
+//! blocks that nobody waits for yet they are taken back and asked for again behind the read. And what a slow peer was
+//! to deliver some time ahead of another reader is taken back where a quicker one has it for the read. So a seek costs
+//! about a round trip, however much else is being fetched.
 
 use std::collections::BTreeMap;
 
@@ -22,13 +23,43 @@ struct Clearable {
 }
 
 impl Torrent {
-    /// Takes requests back that would hold up the blocks of `read` which nobody was asked for yet.
+    /// Takes requests back that would hold up a read.
     pub(super) fn make_way(&mut self, ctx: &mut Context<'_>, read: ReadId) {
         let swarm = self.estimate(ctx);
+        self.take_back(ctx, read);
+        self.clear_queues(ctx, swarm.guess, read);
+    }
+
+    /// Takes blocks of a read back from peers that were to deliver them later than others would now.
+    fn take_back(&mut self, ctx: &mut Context<'_>, read: ReadId) {
+        let Some(content) = &self.content else { return };
+        let late = |number: &u32| {
+            let (piece, _) = content.pieces.place(*number);
+            let mut asked = content.pieces.asked(*number);
+            let (holder, None) = (asked.next()?, asked.next()) else { return None };
+            let flow = &self.peers.get(&holder)?.flow;
+            let request = flow.deferrable(ctx.now).find(|request| request.number == *number)?;
+            let left_s = request.due.saturating_duration_since(ctx.now).as_secs_f64();
+            let quicker = self.ranking.iter().take_while(|(eta, _)| eta * WAY_GAIN + WAY_GAIN_S < left_s);
+            let able = |conn: ConnId| {
+                let peer = self.peers.get(&conn).filter(|peer| conn != holder && peer.flow.stalls == 0);
+                peer.is_some_and(|peer| !peer.flow.knows(*number) && self.may_ask(ctx, content, peer, piece))
+            };
+            quicker.map(|(_, conn)| conn).any(able).then_some((holder, *number))
+        };
+        let asked = self.readers.asked_of(read, &content.pieces, WAY_BLOCKS);
+        let late: Vec<_> = asked.iter().filter_map(late).collect();
+        for (conn, number) in late {
+            self.cancel(ctx, conn, number);
+        }
+    }
+
+    /// Takes requests back that would hold up the blocks of `read` which nobody was asked for.
+    fn clear_queues(&mut self, ctx: &mut Context<'_>, guess: f64, read: ReadId) {
         let Some(content) = &self.content else { return };
         let blocks = self.readers.unasked_of(read, &content.pieces, WAY_BLOCKS);
         let Some(quickest) = self.ranking.iter().next().filter(|_| !blocks.is_empty()) else { return };
-        let mut clearable = self.clearable(ctx, content, quickest.0, swarm.guess);
+        let mut clearable = self.clearable(ctx, content, quickest.0, guess);
         let mut cleared: BTreeMap<ConnId, Vec<u32>> = BTreeMap::new();
         for (piece, _) in blocks {
             let able = |conn: &ConnId| {

@@ -11,6 +11,7 @@ mod leaves;
 mod make_way;
 mod membership;
 mod messages;
+mod pick;
 mod ranking;
 mod reading;
 mod reserve;

@@ -2,7 +2,7 @@
 //! one for a piece is found without a look at all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Torrent;
 use crate::engine::manager::Context;
@@ -23,6 +23,8 @@ pub(super) struct Estimate {
 pub(super) struct Ranking {
     /// What is expected of the swarm, and since when.
     estimate: Option<(Instant, Estimate)>,
+    /// When what is missing was last offered to all peers anew.
+    reconsidered: Option<Instant>,
     order: BTreeSet<(u64, ConnId)>,
     places: BTreeMap<ConnId, u64>,
 }
@@ -56,22 +58,9 @@ impl Ranking {
 }
 
 impl Torrent {
-    #[cfg(test)]
-    pub(in crate::engine) fn debug_flows(&self, now: Instant) -> String {
-        let est = self.ranking.estimate.map(|e| e.1);
-        let guess = est.map_or(1e6, |e| e.guess);
-        let mut peers: Vec<_> = self.peers.values().collect();
-        peers.sort_by(|a, b| a.flow.eta(now, guess).total_cmp(&b.flow.eta(now, guess)));
-        let show = |p: &crate::engine::peer::Peer| format!("[q{} d{} eta {:.2} dev {:.3} rate {:.0}k delay {:.2} st{}]", p.flow.in_flight(), p.flow.depth(now, self.readers.purpose(now), 2000, self.peers.len()), p.flow.eta(now, guess), p.flow.debug_dev(), p.flow.rate(now).unwrap_or(0.0)/1e3, p.flow.delay_s().unwrap_or(0.0), p.flow.stalls);
-        let idle = peers.iter().filter(|p| p.flow.in_flight() == 0).count();
-        let n = peers.len();
-        if n < 4 { return String::new(); }
-        format!("rate {:.2}M guess {:.0}k idle {idle} {} {} {} {}", est.map_or(0.0, |e| e.rate/1e6), guess/1e3, show(peers[0]), show(peers[1]), show(peers[n/2]), show(peers[n-1]))
-    }
-
     /// What the swarm delivers. Looked at anew every few milliseconds, and all peers with it.
     pub(super) fn estimate(&mut self, ctx: &Context<'_>) -> Estimate {
-        let life = ESTIMATE_LIFE.max(ESTIMATE_LIFE_PER_PEER * self.peers.len() as u32);
+        let life = self.estimate_life();
         if let Some((at, estimate)) = self.ranking.estimate
             && ctx.now.saturating_duration_since(at) < life
         {
@@ -83,11 +72,27 @@ impl Torrent {
         let serving = self.peers.values().filter(|peer| !peer.chokes_us);
         let rate: f64 = serving.map(|peer| peer.flow.rate(ctx.now).unwrap_or(guess)).sum();
         let estimate = Estimate { guess, rate: rate.max(1.0) };
-        self.ranking = Ranking { estimate: Some((ctx.now, estimate)), ..Ranking::default() };
+        let reconsidered = self.ranking.reconsidered;
+        self.ranking = Ranking { estimate: Some((ctx.now, estimate)), reconsidered, ..Ranking::default() };
         for peer in self.peers.values() {
             self.ranking.set(peer.conn, peer.flow.eta(ctx.now, guess));
         }
         estimate
+    }
+
+    fn estimate_life(&self) -> Duration {
+        ESTIMATE_LIFE.max(ESTIMATE_LIFE_PER_PEER * self.peers.len() as u32)
+    }
+
+    /// Whether so much time went by since this was last said that a block which was left to a better peer may be
+    /// anybody's now.
+    pub(super) fn is_time_to_reconsider(&mut self, now: Instant) -> bool {
+        let life = self.estimate_life();
+        let is_time = self.ranking.reconsidered.is_none_or(|at| now.saturating_duration_since(at) >= life);
+        if is_time {
+            self.ranking.reconsidered = Some(now);
+        }
+        is_time
     }
 
     /// A peer came, or what is asked of it has changed.
