@@ -5,8 +5,10 @@
 #[allow(dead_code, unreachable_pub)]
 mod support;
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,7 +22,7 @@ use knot::node::api::{ApiError, ErrorKind};
 use knot::node::mount::{MountOptions, MountView, Mounted, Mounter};
 use knot::types::HashAlgorithm;
 use knot::vfs::Version;
-use rustix::fs::{Mode as Permissions, StatVfsMountFlags};
+use rustix::fs::{Advice, Mode as Permissions, StatVfsMountFlags, fadvise};
 use rustix::io::Errno;
 use support::content::{FakeContent, Mode, wait_until};
 use support::tree::{CREATED_AT, Item, ItemKind, awkward_tree, metainfo_of, noise, write_tree};
@@ -335,6 +337,29 @@ fn a_small_read_asks_for_little() {
     }
     let bytes: u32 = mount.content.take_asked().iter().map(|read| read.len).sum();
     assert!(bytes <= 4 * 16 * 1024, "{bytes} bytes asked for 4 reads of 4 KiB");
+}
+
+/// What a program announces with `posix_fadvise` or `readahead` reaches a mount as reads of the kernel, and what it says
+/// it will read at random is not read ahead of.
+#[test]
+fn advice_of_programs_is_heeded() {
+    let mount = Mount::new(vec![Item::file("file", noise(1, 8 << 20))], Mode::Swarm);
+    let file = File::open(mount.path("file")).unwrap();
+    let asked = || mount.content.take_asked().iter().map(|read| u64::from(read.len)).sum::<u64>();
+    fadvise(&file, 4 << 20, NonZeroU64::new(512 << 10), Advice::WillNeed).unwrap();
+    let announced = Cell::new(0);
+    wait_until("what was announced is asked for", || {
+        announced.set(announced.get() + asked());
+        announced.get() >= 512 << 10
+    });
+    mount.content.set_mode(Mode::Silent);
+    file.read_exact_at(&mut [0; 512 << 10], 4 << 20).unwrap();
+    mount.content.set_mode(Mode::Swarm);
+    fadvise(&file, 0, None, Advice::Random).unwrap();
+    for offset in (0..1 << 20).step_by(4096) {
+        file.read_exact_at(&mut [0; 4096], offset).unwrap();
+    }
+    assert_eq!(asked(), 1 << 20);
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod flow;
 mod gossip;
 mod limits;
 mod manager;
+mod media;
 mod meter;
 mod peer;
 mod pieces;

@@ -15,7 +15,8 @@ use super::scheduling::{IDLE_AFTER, MIN_CONSUMPTION, WINDOW_STEP};
 use super::window::Run;
 use crate::types::{FileIndex, ReadId, ReaderId};
 use extent::Extent;
-pub(super) use lane::{Agenda, Lane, Turn, Urgency};
+pub(super) use lane::{Agenda, Lane, Urgency};
+use lane::{Kind, Turn};
 
 /// A read that waits.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ struct Reader {
     /// Blocks ahead of the position.
     window: Extent,
     window_end: u64,
+    /// Both ends of the file, if it is played.
+    ends: Vec<Extent>,
     consumed: RateMeter,
     active: Instant,
     /// Virtual time of fair queueing: blocks assigned so far, never behind readers that were active meanwhile.
@@ -77,6 +80,7 @@ impl Readers {
             run: Run::default(),
             window: Extent::default(),
             window_end: 0,
+            ends: Vec::new(),
             consumed: RateMeter::default(),
             active: now,
             turn,
@@ -117,7 +121,7 @@ impl Readers {
         let left = missing.len() as u32;
         self.lanes.push(Lane {
             reader,
-            read: Some(id),
+            kind: Kind::Read(id),
             cursor: extent.pieces.start,
             extent: extent.clone(),
             offset: bytes.start,
@@ -160,6 +164,18 @@ impl Readers {
         Moved { sought, moved: true }
     }
 
+    /// The file of a reader.
+    pub(super) fn file_of(&self, reader: ReaderId) -> Option<FileIndex> {
+        self.readers.get(&reader).map(|reader| reader.file)
+    }
+
+    /// Parts of its file are wanted as long as a reader is open, before anything else that nobody is blocked on.
+    pub(super) fn want_ends(&mut self, id: ReaderId, ends: [Range<u64>; 2], pieces: &PieceManager) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        reader.ends = ends.map(|end| Extent::new(pieces, reader.file, end)).into();
+        self.lanes.extend(reader.ends.iter().map(|end| end_lane(id, end)));
+    }
+
     /// Cuts windows that have more than `share` bytes. Whether there were any.
     pub(super) fn limit_windows(&mut self, share: u64, pieces: &PieceManager) -> bool {
         let too_large =
@@ -199,7 +215,7 @@ impl Readers {
     }
 
     fn set_window_lane(&mut self, reader: ReaderId, window: Extent, offset: u64) {
-        let at = self.lanes.iter().position(|lane| lane.reader == reader && lane.read.is_none());
+        let at = self.lanes.iter().position(|lane| lane.reader == reader && lane.kind == Kind::Window);
         let previous = at.map(|at| self.lanes.swap_remove(at));
         if window.is_empty() {
             return;
@@ -208,13 +224,13 @@ impl Readers {
             Some(lane) if lane.extent.pieces.start <= window.pieces.start => lane.cursor.max(window.pieces.start),
             _ => window.pieces.start,
         };
-        self.lanes.push(Lane { reader, read: None, extent: window, cursor, offset });
+        self.lanes.push(Lane { reader, kind: Kind::Window, extent: window, cursor, offset });
     }
 
     /// Nobody waits for a read any more. True if it was there.
     pub(super) fn drop_read(&mut self, id: ReadId) -> bool {
         let Some(read) = self.reads.remove(&id) else { return false };
-        self.lanes.retain(|lane| lane.read != Some(id));
+        self.lanes.retain(|lane| lane.kind != Kind::Read(id));
         for number in read.blocks {
             if let Entry::Occupied(mut waiting) = self.waiting.entry(number) {
                 waiting.get_mut().retain(|waiting| *waiting != id);
@@ -238,7 +254,7 @@ impl Readers {
                 continue;
             }
             self.reads.remove(&id);
-            self.lanes.retain(|lane| lane.read != Some(id));
+            self.lanes.retain(|lane| lane.kind != Kind::Read(id));
             ready.push(id);
         }
         ready
@@ -300,8 +316,8 @@ impl Readers {
     /// Whether a read, or a window, wants a block.
     pub(super) fn want(&self, piece: u32, block: u32, pieces: &PieceManager) -> bool {
         let extents = self.reads.values().map(|read| &read.extent);
-        let windows = self.readers.values().map(|reader| &reader.window);
-        extents.chain(windows).any(|extent| extent.wanted_in(piece, pieces).contains(&block))
+        let ahead = self.readers.values().flat_map(|reader| reader.ends.iter().chain([&reader.window]));
+        extents.chain(ahead).any(|extent| extent.wanted_in(piece, pieces).contains(&block))
     }
 
     /// Lanes that may have missing blocks, with cursors brought up to date.
@@ -331,12 +347,15 @@ impl Readers {
         for (id, read) in &self.reads {
             let (extent, offset) = (read.extent.clone(), read.offset);
             let cursor = extent.pieces.start;
-            self.lanes.push(Lane { reader: read.reader, read: Some(*id), extent, cursor, offset });
+            self.lanes.push(Lane { reader: read.reader, kind: Kind::Read(*id), extent, cursor, offset });
         }
         for (id, reader) in self.readers.iter().filter(|(_, reader)| !reader.window.is_empty()) {
             let extent = reader.window.clone();
             let cursor = extent.pieces.start;
-            self.lanes.push(Lane { reader: *id, read: None, extent, cursor, offset: reader.run.position() });
+            self.lanes.push(Lane { reader: *id, kind: Kind::Window, extent, cursor, offset: reader.run.position() });
+        }
+        for (id, reader) in &self.readers {
+            self.lanes.extend(reader.ends.iter().map(|end| end_lane(*id, end)));
         }
     }
 
@@ -434,4 +453,8 @@ impl Readers {
     fn has_read_lately(&self, now: Instant) -> bool {
         self.readers.values().any(|reader| now.saturating_duration_since(reader.active) < IDLE_AFTER)
     }
+}
+
+fn end_lane(reader: ReaderId, end: &Extent) -> Lane {
+    Lane { reader, kind: Kind::End, extent: end.clone(), cursor: end.pieces.start, offset: 0 }
 }

@@ -59,6 +59,15 @@ pub(super) const WINDOW_S: f64 = 4.0;
 /// Bytes that a window may hold whatever the rate: slow swarms have to be asked ahead all the more.
 pub(super) const MIN_WINDOW: f64 = 1024.0 * 1024.0;
 
+// Both ends of films and music.
+
+/// Bytes at the head and at the tail that are asked for when the head is read for the first time.
+pub(super) const HEAD_LEN: u64 = 256 << 10;
+pub(super) const TAIL_LEN: u64 = 512 << 10;
+/// So many files begun within that time are looked at, not played.
+pub(super) const SCAN_FILES: usize = 4;
+pub(super) const SCAN_WITHIN: Duration = Duration::from_secs(10);
+
 // Who is asked for a block.
 
 /// How long an estimate of the swarm holds at least, and per peer: looking at hundreds takes time.

@@ -5,11 +5,22 @@ use crate::types::{BLOCK_LEN, ReadId, ReaderId};
 
 use super::extent::Extent;
 
-/// Missing blocks of a read, or of a window, in order.
+/// What a lane is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A read that is blocked on it.
+    Read(ReadId),
+    /// What is ahead of a reader.
+    Window,
+    /// One end of a file that somebody began to play.
+    End,
+}
+
+/// Missing blocks of a read, or of what is wanted ahead of one, in order.
 #[derive(Clone, Debug)]
 pub(in crate::engine) struct Lane {
     pub(in crate::engine) reader: ReaderId,
-    pub(super) read: Option<ReadId>,
+    pub(super) kind: Kind,
     pub(super) extent: Extent,
     /// No piece before this one has wanted blocks missing.
     pub(super) cursor: u32,
@@ -20,7 +31,7 @@ pub(in crate::engine) struct Lane {
 impl Lane {
     /// Whether a read is blocked on these.
     pub(in crate::engine) fn is_blocked(&self) -> bool {
-        self.read.is_some()
+        matches!(self.kind, Kind::Read(_))
     }
 
     /// Brings the cursor up to date.

@@ -1,11 +1,13 @@
 //! What is fetched though nobody waits for it.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use super::lab::{CONN, Lab, S, requests};
+use crate::engine::scheduling::{HEAD_LEN, TAIL_LEN};
 use crate::engine::sim::TORRENT;
 use crate::engine::{Input, Output, Prefetch, Verdict};
-use crate::metainfo::testing;
+use crate::metainfo::{create, testing};
 use crate::types::{BLOCK_LEN, FileIndex, HashAlgorithm, ReadId, ReaderId};
 use crate::wire::Message;
 
@@ -101,4 +103,43 @@ fn whoever_turns_it_on_late_gets_what_was_opened_before() {
     let out = lab.put(Input::SetPrefetch { torrent: TORRENT, prefetch: Prefetch::File });
     deliver(&mut lab, out, &mut asked);
     assert_eq!(by_file(&asked), [0, all, 0]);
+}
+
+/// Files of this length with these names, and the blocks of each that are asked for when a program reads the first
+/// block of one after the other.
+fn blocks_of_begun(names: &[&str], len: u32) -> Vec<usize> {
+    let piece_length = 16 * BLOCK_LEN;
+    let data: Vec<_> = (1..).zip(names).map(|(seed, _)| testing::content(seed, len as usize)).collect();
+    let entries: Vec<_> = names.iter().map(|name| testing::file(name, len.into())).collect();
+    let options = testing::options(HashAlgorithm::Sha256Merkle, piece_length);
+    let made = create(&options, entries, &testing::MemSource(data), &|_| ControlFlow::Continue(()));
+    let mut lab = Lab::with(made.unwrap(), |_| {});
+    lab.open(false);
+    let (mut out, mut asked) = (lab.connect(CONN, 1, true, true), BTreeSet::new());
+    for message in [Message::HaveAll, Message::Unchoke] {
+        out.extend(lab.say(message));
+    }
+    for at in 0..names.len() as u32 {
+        let (reader, read, file) = (ReaderId(at.into()), ReadId(at.into()), FileIndex(at));
+        out.extend(lab.put(Input::OpenReader { reader, torrent: TORRENT, file, timeout: 60 * S }));
+        out.extend(lab.put(Input::Read { read, reader, offset: 0, len: 4096 }));
+        deliver(&mut lab, std::mem::take(&mut out), &mut asked);
+    }
+    let late = lab.wait(S);
+    deliver(&mut lab, late, &mut asked);
+    let pieces = len / piece_length;
+    (0..names.len() as u32).map(|at| asked.iter().filter(|(piece, _)| piece / pieces == at).count()).collect()
+}
+
+#[test]
+fn both_ends_of_a_film_come_when_its_head_is_read() {
+    let ends = ((HEAD_LEN + TAIL_LEN) / u64::from(BLOCK_LEN)) as usize;
+    assert_eq!(blocks_of_begun(&["film.csv", "film.mkv", "song.MP3"], 4 << 20), [1, ends, ends]);
+    assert_eq!(blocks_of_begun(&["short.mkv"], 1 << 20), [1], "of a short one nothing but what is read");
+}
+
+#[test]
+fn a_thumbnailer_gets_what_it_reads_and_no_more() {
+    let asked = blocks_of_begun(&["1.mkv", "2.mkv", "3.mkv", "4.mkv", "5.mkv", "6.mkv", "7.mkv"], 4 << 20);
+    assert_eq!(asked[3..], [1, 1, 1, 1], "{asked:?}");
 }

@@ -32,6 +32,7 @@ use super::dial::Candidates;
 use super::event::Prefetch;
 use super::fetch_metainfo::MetainfoFetch;
 use super::manager::Context;
+use super::media::ScanGuard;
 use super::meter::RateMeter;
 use super::peer::Peer;
 use super::pieces::PieceManager;
@@ -80,6 +81,9 @@ pub(super) struct Torrent {
     prefetch: Prefetch,
     /// Files that were opened.
     opened: BTreeSet<u32>,
+    /// Films and music whose heads were read.
+    begun: BTreeSet<u32>,
+    scans: ScanGuard,
     peers: BTreeMap<ConnId, Peer>,
     candidates: Candidates,
     /// When web seeds are asked.
@@ -126,6 +130,8 @@ impl Torrent {
             lent: None,
             prefetch: Prefetch::default(),
             opened: BTreeSet::new(),
+            begun: BTreeSet::new(),
+            scans: ScanGuard::default(),
             peers: BTreeMap::new(),
             candidates: Candidates::default(),
             reserve: Reserve::new(now),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::Torrent;
 use crate::engine::manager::Context;
-use crate::engine::scheduling::{MIN_WINDOW, WINDOW_S};
-use crate::engine::{Output, Prefetch, ReadError};
+use crate::engine::scheduling::{HEAD_LEN, MIN_WINDOW, WINDOW_S};
+use crate::engine::{Output, Prefetch, ReadError, media};
 use crate::types::{FileIndex, ReadId, ReaderId};
 
 impl Torrent {
@@ -72,6 +72,24 @@ impl Torrent {
             self.cancel_unwanted(ctx);
         }
         self.dirty.all |= moved.moved;
+        if offset < HEAD_LEN {
+            self.begin(ctx, reader);
+        }
+    }
+
+    /// A head is read: what plays it reads the tail next.
+    fn begin(&mut self, ctx: &Context<'_>, reader: ReaderId) {
+        let (Some(content), Some(file)) = (&self.content, self.readers.file_of(reader)) else { return };
+        let is_played = |entry: &crate::metainfo::Entry| media::is_media(entry.path.as_str());
+        if self.begun.contains(&file.0) || !content.metainfo.entry(file).is_some_and(is_played) {
+            return;
+        }
+        self.begun.insert(file.0);
+        let Some(ends) = media::ends(content.metainfo.layout().file_length(file)) else { return };
+        if self.scans.admits(ctx.now) {
+            self.readers.want_ends(reader, ends, &content.pieces);
+            self.dirty.all = true;
+        }
     }
 
     /// Readers with something to fetch ahead.
