@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use super::scheduling::{HEAD_LEN, SCAN_FILES, SCAN_WITHIN, TAIL_LEN};
 
-/// Containers with an index, or a length, at one of their ends; what streams only (MPEG-TS) is not among them.
-const EXTENSIONS: [&str; 24] = [
-    "3gp", "aac", "aif", "aiff", "asf", "avi", "flac", "flv", "m4a", "m4b", "m4v", "mka", "mkv", "mov", "mp3", "mp4",
-    "oga", "ogg", "ogv", "opus", "wav", "webm", "wma", "wmv",
+/// Containers with an index at one of their ends, or with time stamps there that tell how long they play.
+const EXTENSIONS: [&str; 28] = [
+    "3gp", "aac", "aif", "aiff", "asf", "avi", "flac", "flv", "m2ts", "m4a", "m4b", "m4v", "mka", "mkv", "mov", "mp3",
+    "mp4", "mpeg", "mpg", "oga", "ogg", "ogv", "opus", "ts", "wav", "webm", "wma", "wmv",
 ];
 
 /// Whether a file of that name is one.
@@ -58,7 +58,7 @@ mod tests {
         for name in ["film.mkv", "Film.MP4", "a.b.webm", "x.Opus"] {
             assert!(is_media(name), "{name}");
         }
-        for name in ["mkv", "film.mkv.part", "data.csv", "", ".", "film.ts"] {
+        for name in ["mkv", "film.mkv.part", "data.csv", "", "."] {
             assert!(!is_media(name), "{name}");
         }
     }

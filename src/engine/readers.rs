@@ -320,14 +320,13 @@ impl Readers {
         extents.chain(ahead).any(|extent| extent.wanted_in(piece, pieces).contains(&block))
     }
 
-    /// Lanes that may have missing blocks, with cursors brought up to date.
-    pub(super) fn lanes(&mut self, pieces: &PieceManager) -> &[Lane] {
+    /// Brings the cursors of the lanes up to date, and drops those that have no missing blocks left.
+    pub(super) fn advance_lanes(&mut self, pieces: &PieceManager) {
         if std::mem::take(&mut self.stale) {
             self.rebuild();
         }
         self.lanes.iter_mut().for_each(|lane| lane.advance(pieces));
         self.lanes.retain(|lane| !lane.is_done());
-        &self.lanes
     }
 
     /// In which order the lanes are to be served.

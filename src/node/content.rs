@@ -1,8 +1,7 @@
 //! A torrent's content, for the filesystem and for `get` and `cat`.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +27,6 @@ pub(super) struct OpenTorrent {
     pub(super) metainfo: Arc<Metainfo>,
     pub(super) storage: Arc<TorrentStorage>,
     pub(super) commands: mpsc::Sender<Command>,
-    pub(super) ends: Ends,
     /// What it is a version of: its followers are met for as long as it is open.
     pub(super) dataset: Option<Arc<super::dataset::Dataset>>,
 }
@@ -40,52 +38,6 @@ impl Drop for OpenTorrent {
         }
         // Without a driver there is nothing to remove it from.
         let _ = self.commands.try_send(Command::Remove { torrent: self.key });
-    }
-}
-
-/// Bytes at each end of a film or a song that are asked for when it is opened.
-const END_LEN: u64 = 64 << 10;
-/// Bytes of a file that is worth that.
-const MEDIA_LEN: u64 = 4 << 20;
-/// What such files are called.
-const MEDIA: [&str; 17] = [
-    "avi", "flac", "flv", "m2ts", "m4a", "m4v", "mkv", "mov", "mp3", "mp4", "mpeg", "mpg", "ogg", "opus", "ts", "webm",
-    "wmv",
-];
-
-fn is_media(path: &str) -> bool {
-    let extension = path.rsplit_once('.').map(|(_, extension)| extension);
-    extension.is_some_and(|extension| MEDIA.iter().any(|media| extension.eq_ignore_ascii_case(media)))
-}
-
-/// Of which files the ends were asked for.
-#[derive(Default)]
-pub(super) struct Ends {
-    never: AtomicBool,
-    asked: Mutex<HashSet<u32>>,
-}
-
-impl Ends {
-    /// Nothing is to be fetched that nobody reads.
-    pub(super) fn never_ask(&self) {
-        self.never.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the ends of a file may be asked for now; once.
-    fn may_ask(&self, file: FileIndex) -> bool {
-        !self.never.load(Ordering::Relaxed) && self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(file.0)
-    }
-}
-
-/// A handle that is closed when nothing waits for it any more.
-struct EndsReader {
-    reader: ReaderId,
-    commands: mpsc::Sender<Command>,
-}
-
-impl Drop for EndsReader {
-    fn drop(&mut self) {
-        let _ = self.commands.try_send(Command::CloseReader { reader: self.reader });
     }
 }
 
@@ -104,28 +56,6 @@ impl TorrentContent {
         u64::from(len).min(rest) as u32
     }
 
-    /// Asks for the ends of a film or a song when it is opened for the first time: players read the index there before
-    /// anything else, one end after the other.
-    fn ask_ends(&self, file: FileIndex) {
-        let torrent = &self.torrent;
-        let (metainfo, storage) = (&torrent.metainfo, &torrent.storage);
-        let length = metainfo.layout().file_length(file);
-        let is_media = metainfo.entry(file).is_some_and(|entry| is_media(entry.path.as_str()));
-        if !is_media || length < MEDIA_LEN || !torrent.ends.may_ask(file) || storage.is_complete() {
-            return;
-        }
-        let reader = ReaderId(next_id());
-        let (key, timeout) = (torrent.key, self.read_timeout);
-        if self.send(Command::OpenReader { reader, torrent: key, file, timeout }).is_err() {
-            return;
-        }
-        let open = Arc::new(EndsReader { reader, commands: torrent.commands.clone() });
-        for offset in [0, length - END_LEN] {
-            let open = open.clone();
-            self.read(reader, file, offset, END_LEN as u32, Box::new(move |_| drop(open)));
-        }
-    }
-
     fn send(&self, command: Command) -> Result<(), ContentError> {
         self.torrent.commands.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ContentError::Unavailable("too many reads are waiting".to_owned()),
@@ -140,7 +70,6 @@ impl Content for TorrentContent {
         let (torrent, timeout) = (self.torrent.key, self.read_timeout);
         // If the driver is gone, the first read says so.
         let _ = self.send(Command::OpenReader { reader, torrent, file, timeout });
-        self.ask_ends(file);
         reader
     }
 

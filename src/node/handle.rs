@@ -12,7 +12,7 @@ use super::api::{
     AddRequest, ApiError, ErrorKind, GetRequest, MountEvent, MountRequest, NodeStatus, Progress, SeedRequest,
     TorrentInfo, TorrentName,
 };
-use super::content::{Ends, OpenTorrent, TorrentContent};
+use super::content::{OpenTorrent, TorrentContent};
 use super::dataset::{Dataset, Datasets, Membership};
 use super::driver::Command;
 use super::mount::{MountOptions, Mounter};
@@ -313,7 +313,6 @@ impl NodeHandle {
             metainfo: metainfo.clone(),
             storage: storage.clone(),
             commands: self.0.commands.clone(),
-            ends: Ends::default(),
             dataset: dataset.clone(),
         });
         storage.bind(entry.key);

@@ -90,7 +90,7 @@ impl Torrent {
             return;
         }
         let Some(content) = &self.content else { return };
-        self.readers.lanes(&content.pieces);
+        self.readers.advance_lanes(&content.pieces);
         let mut agenda = self.readers.agenda(ctx.now);
         if agenda.is_empty() && (!self.prefetch.is_bulk() || content.pieces.is_complete()) {
             return;

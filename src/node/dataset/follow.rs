@@ -87,9 +87,6 @@ impl NodeHandle {
 
     /// What a mount wants of its torrent.
     pub(in crate::node) async fn prefetch(&self, torrent: &Torrent, prefetch: Prefetch) -> Result<(), ApiError> {
-        if prefetch == Prefetch::None {
-            torrent.source.torrent.ends.never_ask();
-        }
         match prefetch {
             Prefetch::Window => Ok(()),
             wanted => self.send(Command::Prefetch { torrent: torrent.key, prefetch: wanted }).await,
