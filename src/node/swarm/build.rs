@@ -7,7 +7,7 @@ use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{Swarm, SwarmBuilder, identify, mdns as libp2p_mdns, noise, ping, tcp, yamux};
+use libp2p::{Swarm, SwarmBuilder, identify, mdns as libp2p_mdns, noise, ping, tcp};
 use tokio::sync::mpsc;
 
 use super::{SwarmConfig, SwarmError, record_check};
@@ -24,8 +24,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a connection is probed, and how long an answer may take.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
-/// Streams that one connection may have, of all protocols.
-const MAX_STREAMS: usize = 512;
 /// Connections: of one peer, still shaking hands, opened by others, in all.
 const MAX_PER_PEER: u32 = 4;
 const MAX_PENDING: u32 = 128;
@@ -111,7 +109,7 @@ pub(super) fn build(
     };
     let swarm = SwarmBuilder::with_existing_identity(config.key.clone())
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, multiplexer)
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, wire::Multiplexing::new)
         .map_err(|error| setup(&error))?
         .with_quic()
         .with_behaviour(|_| behaviour)
@@ -120,13 +118,6 @@ pub(super) fn build(
         .with_connection_timeout(CONNECT_TIMEOUT)
         .build();
     Ok(Built { swarm, transport, incoming, sources, records, drivers })
-}
-
-/// The receive window grows by itself with the bandwidth-delay product; only the number of streams is set.
-fn multiplexer() -> yamux::Config {
-    let mut config = yamux::Config::default();
-    config.set_max_num_streams(MAX_STREAMS);
-    config
 }
 
 fn identify_config(key: &Keypair) -> identify::Config {

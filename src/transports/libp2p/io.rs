@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Bytes asked of the stream at once. The stream wants initialised memory, and what it delivers at once is seldom
-/// more than a multiplexer frame of 16 KiB: clearing all of a large buffer for each would cost more than it saves.
-const MAX_READ: usize = 32 * 1024;
+/// more than a frame of the multiplexer: clearing all of a large buffer for each would cost more than it saves.
+const MAX_READ: usize = super::muxer::FRAME_LEN;
 
 /// A stream, and the place that it takes among the accepted streams of its connection.
 pub(super) struct Libp2pStream {

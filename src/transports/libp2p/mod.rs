@@ -8,6 +8,7 @@ mod address;
 mod behaviour;
 mod handler;
 mod io;
+mod muxer;
 
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::types::{NodeName, PeerAddr, PeerIdentity, SwarmId};
 pub use address::{is_link_local, is_loopback, is_tcp, parse_listen, peer_of, resolve, tcp_socket, without_peer};
 pub use behaviour::Behaviour;
 use handler::{OpenError, Reply};
+pub use muxer::Multiplexing;
 
 /// The protocol of the streams.
 pub const WIRE_PROTOCOL: StreamProtocol = StreamProtocol::new("/knot/wire/1");

@@ -1,9 +1,10 @@
 //! Two swarms with nothing but this behaviour, on loopback.
 
 use futures::StreamExt;
+use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
-use libp2p::{SwarmBuilder, noise, ping, tcp, yamux};
+use libp2p::{Swarm, SwarmBuilder, noise, ping, tcp, yamux};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
@@ -25,22 +26,32 @@ impl Drop for Host {
     }
 }
 
+type Ends = (Libp2pTransport, mpsc::Receiver<PeerStream>);
+
+fn behave(key: &Keypair, ends: &mut Option<Ends>) -> Behaviour {
+    let (behaviour, transport, incoming) = behaviour(key.public().to_peer_id());
+    *ends = Some((transport, incoming));
+    behaviour
+}
+
 impl Host {
     /// A host that runs until it is dropped.
     async fn start() -> Self {
-        let builder = SwarmBuilder::with_new_identity()
-            .with_tokio()
-            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-            .unwrap();
-        let mut ends = None;
-        let mut swarm = builder
-            .with_behaviour(|key| {
-                let (behaviour, transport, incoming) = behaviour(key.public().to_peer_id());
-                ends = Some((transport, incoming));
-                behaviour
-            })
-            .unwrap()
-            .build();
+        let (builder, mut ends) = (SwarmBuilder::with_new_identity().with_tokio(), None);
+        let builder = builder.with_tcp(tcp::Config::default(), noise::Config::new, Multiplexing::new).unwrap();
+        let swarm = builder.with_behaviour(|key| behave(key, &mut ends)).unwrap().build();
+        Self::run(swarm, ends.unwrap()).await
+    }
+
+    /// One that multiplexes with libp2p's own adapter.
+    async fn start_plain() -> Self {
+        let (builder, mut ends) = (SwarmBuilder::with_new_identity().with_tokio(), None);
+        let builder = builder.with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default).unwrap();
+        let swarm = builder.with_behaviour(|key| behave(key, &mut ends)).unwrap().build();
+        Self::run(swarm, ends.unwrap()).await
+    }
+
+    async fn run(mut swarm: Swarm<Behaviour>, (transport, incoming): Ends) -> Self {
         let peer = *swarm.local_peer_id();
         swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
         let addr = loop {
@@ -53,7 +64,6 @@ impl Host {
                 swarm.select_next_some().await;
             }
         });
-        let (transport, incoming) = ends.unwrap();
         Self { peer, addr, transport, incoming, task }
     }
 
@@ -85,6 +95,27 @@ async fn streams_carry_bytes_both_ways_and_name_both_ends() {
         assert_eq!(got, [round; 10]);
         near.io.read_exact(&mut got).await.unwrap();
         assert_eq!(got, [round + 100; 10]);
+    }
+}
+
+/// More than any window holds, both ways at once.
+#[tokio::test]
+async fn long_streams_are_the_same_at_both_ends_whoever_multiplexes_how() {
+    const LEN: usize = 3 << 20;
+    let (alice, mut bob, mut plain) = (Host::start().await, Host::start().await, Host::start_plain().await);
+    for host in [&mut bob, &mut plain] {
+        let near = alice.dial(host.at()).await.unwrap();
+        let far = host.incoming.recv().await.unwrap();
+        let ends = [(near, 1), (far, 2)].map(|(stream, seed)| async move {
+            let (own, others) = [seed, 3 - seed].map(|seed| crate::metainfo::testing::content(seed, LEN)).into();
+            let (mut read_half, mut write_half) = tokio::io::split(stream.io);
+            let mut got = vec![0; LEN];
+            let send = async { write_half.write_all(&own).await.and(write_half.flush().await) };
+            let (sent, received) = tokio::join!(send, read_half.read_exact(&mut got));
+            sent.and(received.map(drop)).unwrap();
+            got == others
+        });
+        assert_eq!(futures::future::join_all(ends).await, [true, true]);
     }
 }
 
