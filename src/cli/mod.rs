@@ -149,11 +149,18 @@ fn as_client(command: impl Future<Output = Result<(), CliError>>) -> Result<(), 
 
 /// Runs a command that may be the node; it handles signals itself.
 fn as_node(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::runtime)?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(network_threads()).enable_all().build().map_err(CliError::runtime)?;
     let result = runtime.block_on(command);
     // What is still blocked on a disk or a dead mount does not keep the process.
     runtime.shutdown_background();
     result
+}
+
+/// Threads that serve connections: half of the cores. The others hash, and read and write files, on threads of their
+/// own; with more of these they would take the cores from each other block by block.
+fn network_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 fn log_to_stderr() {
