@@ -2,7 +2,7 @@
 //!
 //! What a muxer sends is encrypted, written and taken up by the other side frame by frame. The frames of libp2p's own
 //! adapter have 16 KiB, and it offers no way to change that. A block has as many, so each costs a system call and a
-//! turn of the connection's task on either side; with three blocks a frame, a mount reads a sixth faster. Frames of any
+//! turn of the connection's task on either side; with three blocks a frame, a mount reads a fifth faster. Frames of any
 //! length are the same protocol, and every implementation takes them.
 
 use std::collections::VecDeque;
