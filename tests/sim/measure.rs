@@ -95,10 +95,12 @@ pub(in crate::engine) fn measure(swarm: Swarm, content: &Content, form: Form) ->
 /// Runs a swarm until its reader has read all it wanted; panics if it does not get it.
 fn finish(sim: &mut Sim, reader: usize, limit: Duration) {
     assert!(sim.run_until(limit, |sim| sim.finished(reader)), "not done in {limit:?}: {:?}", sim.stats(reader));
+    let failed = sim.nodes[reader].apps.iter().map(|app| app.failed).sum::<usize>();
+    assert_eq!(failed, 0, "reads failed");
 }
 
 /// First reads of a block: of strangers, and of peers that have delivered something.
-fn start_up(swarm: Swarm, content: &Content, totals: &mut Totals) -> (f64, f64) {
+pub(super) fn start_up(swarm: Swarm, content: &Content, totals: &mut Totals) -> (f64, f64) {
     let mut sim = swarm.start(1, content);
     let reader = swarm.seeds;
     let block = App { len: u64::from(BLOCK_LEN), chunk: BLOCK_LEN, ..App::file(0, 0) };

@@ -25,35 +25,54 @@ pub(super) struct Ranking {
     estimate: Option<(Instant, Estimate)>,
     /// When what is missing was last offered to all peers anew.
     reconsidered: Option<Instant>,
-    order: BTreeSet<(u64, ConnId)>,
-    places: BTreeMap<ConnId, u64>,
+    order: BTreeSet<Place>,
+    places: BTreeMap<ConnId, Place>,
+}
+
+/// Where a peer is in the order. Of equals no one comes first for being known longest: where peers come and go in turn,
+/// that would be the one that goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// The bits of the seconds: those of positive floats are in the order of the floats.
+    eta: u64,
+    tie: u64,
+    conn: ConnId,
+}
+
+impl Place {
+    fn new(conn: ConnId, eta_s: f64) -> Self {
+        // Multiplication by an odd number scatters, and makes no two equal (Fibonacci hashing).
+        Self { eta: eta_s.to_bits(), tie: conn.0.wrapping_mul(0x9E37_79B9_7F4A_7C15), conn }
+    }
+
+    fn told(self) -> (f64, ConnId) {
+        (f64::from_bits(self.eta), self.conn)
+    }
 }
 
 impl Ranking {
     /// A peer would deliver another block in `eta_s` seconds.
     fn set(&mut self, conn: ConnId, eta_s: f64) {
-        // The bits of positive floats are in the order of the floats.
-        let place = eta_s.to_bits();
-        if let Some(before) = self.places.insert(conn, place) {
-            self.order.remove(&(before, conn));
-        }
-        self.order.insert((place, conn));
+        let place = Place::new(conn, eta_s);
+        self.remove(conn);
+        self.places.insert(conn, place);
+        self.order.insert(place);
     }
 
     pub(super) fn remove(&mut self, conn: ConnId) {
         if let Some(place) = self.places.remove(&conn) {
-            self.order.remove(&(place, conn));
+            self.order.remove(&place);
         }
     }
 
     /// Seconds until each peer would deliver another block, the soonest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (f64, ConnId)> + '_ {
-        self.order.iter().map(|(place, conn)| (f64::from_bits(*place), *conn))
+        self.order.iter().map(|place| place.told())
     }
 
     /// Seconds until a peer would deliver another block.
     pub(super) fn eta_s(&self, conn: ConnId) -> Option<f64> {
-        self.places.get(&conn).map(|place| f64::from_bits(*place))
+        self.places.get(&conn).map(|place| place.told().0)
     }
 }
 
@@ -118,5 +137,14 @@ mod tests {
         let order: Vec<_> = ranking.iter().map(|(eta, conn)| (eta, conn.0)).collect();
         assert_eq!(order, [(0.05, 1), (3.0, 2), (f64::INFINITY, 3)]);
         assert_eq!((ranking.eta_s(ConnId(2)), ranking.eta_s(ConnId(4))), (Some(3.0), None));
+    }
+
+    #[test]
+    fn equals_come_in_no_order_of_age() {
+        let mut ranking = Ranking::default();
+        (0..100).for_each(|conn| ranking.set(ConnId(conn), 1.0));
+        let order: Vec<u64> = ranking.iter().map(|(_, conn)| conn.0).collect();
+        let rising = order.windows(2).filter(|pair| pair[0] < pair[1]).count();
+        assert!((25..75).contains(&rising), "{order:?}");
     }
 }
