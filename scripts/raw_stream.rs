@@ -52,7 +52,9 @@ impl Host {
             "plain" => {
                 keys.with_tcp(tcp, noise::Config::new, yamux::Config::default)?.with_behaviour(&mut behave)?.build()
             }
-            "tuned" => keys.with_tcp(tcp, noise::Config::new, Multiplexing::new)?.with_behaviour(&mut behave)?.build(),
+            "tuned" => {
+                keys.with_tcp(tcp, noise::Config::new, Multiplexing::default)?.with_behaviour(&mut behave)?.build()
+            }
             other => return Err(format!("expected `plain` or `tuned`, got {other:?}").into()),
         };
         swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse()?)?;

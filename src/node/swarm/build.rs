@@ -109,7 +109,7 @@ pub(super) fn build(
     };
     let swarm = SwarmBuilder::with_existing_identity(config.key.clone())
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, wire::Multiplexing::new)
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, wire::Multiplexing::default)
         .map_err(|error| setup(&error))?
         .with_quic()
         .with_behaviour(|_| behaviour)

@@ -38,7 +38,7 @@ impl Host {
     /// A host that runs until it is dropped.
     async fn start() -> Self {
         let (builder, mut ends) = (SwarmBuilder::with_new_identity().with_tokio(), None);
-        let builder = builder.with_tcp(tcp::Config::default(), noise::Config::new, Multiplexing::new).unwrap();
+        let builder = builder.with_tcp(tcp::Config::default(), noise::Config::new, Multiplexing::default).unwrap();
         let swarm = builder.with_behaviour(|key| behave(key, &mut ends)).unwrap().build();
         Self::run(swarm, ends.unwrap()).await
     }
