@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::types::BLOCK_LEN;
+
 /// Bytes a second over about the last five seconds, idle times included: what status shows and the choker compares.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RateMeter {
@@ -51,8 +53,24 @@ impl DeliveryRate {
     }
 
     /// Requests were sent to a peer that had none. What it delivers first is on its way for `delay` at least.
-    pub(super) fn busy_from(&mut self, now: Instant, delay: Duration) {
-        self.since = Some(now + delay);
+    pub(super) fn busy_from(&mut self, now: Instant, delay_s: f64) {
+        self.since = Some(now + Duration::from_secs_f64(delay_s));
+    }
+
+    /// Something came that was not asked for any more: the time that it took counts for nothing.
+    pub(super) fn went_by(&mut self, now: Instant) {
+        self.since = self.since.map(|since| since.max(now));
+    }
+
+    /// Seconds since the last delivery, or since the first one could begin: less than nothing before that.
+    pub(super) fn elapsed_s(&self, now: Instant) -> f64 {
+        let Some(since) = self.since else { return 0.0 };
+        now.saturating_duration_since(since).as_secs_f64() - since.saturating_duration_since(now).as_secs_f64()
+    }
+
+    /// Seconds that a block takes; `None` before the first one.
+    pub(super) fn block_s(&self) -> Option<f64> {
+        (self.bytes > 0.0).then(|| f64::from(BLOCK_LEN) * self.busy_s.max(Self::MIN_BUSY_S) / self.bytes)
     }
 
     pub(super) fn delivered(&mut self, now: Instant, bytes: u64) {
@@ -66,11 +84,9 @@ impl DeliveryRate {
 
     /// The estimate; `None` while nothing was delivered. `waiting`: requests are unanswered, so silence counts.
     pub(super) fn per_second(&self, now: Instant, waiting: bool) -> Option<f64> {
-        if self.bytes <= 0.0 {
-            return None;
-        }
-        let silent = self.since.filter(|_| waiting).map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
-        Some(self.bytes / (self.busy_s + silent).max(Self::MIN_BUSY_S))
+        // Between two blocks there is silence always.
+        let silent_s = if waiting { (self.elapsed_s(now) - self.block_s()?).max(0.0) } else { 0.0 };
+        (self.bytes > 0.0).then(|| self.bytes / (self.busy_s + silent_s).max(Self::MIN_BUSY_S))
     }
 }
 
@@ -80,7 +96,7 @@ mod tests {
 
     fn steady(rate: u64, seconds: u64) -> (RateMeter, DeliveryRate, Instant) {
         let (mut meter, mut delivery, mut now) = (RateMeter::default(), DeliveryRate::new(), Instant::now());
-        delivery.busy_from(now, Duration::ZERO);
+        delivery.busy_from(now, 0.0);
         for _ in 0..seconds * 100 {
             now += Duration::from_millis(10);
             meter.add(now, rate / 100);
@@ -104,7 +120,7 @@ mod tests {
     fn delivery_rate_ignores_idle_time() {
         let (_, mut delivery, mut now) = steady(1_000_000, 5);
         now += Duration::from_secs(100);
-        delivery.busy_from(now, Duration::from_millis(50));
+        delivery.busy_from(now, 0.05);
         now += Duration::from_millis(66);
         delivery.delivered(now, 16_384);
         assert!((delivery.per_second(now, true).unwrap() / 1e6 - 1.0).abs() < 0.1);

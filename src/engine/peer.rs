@@ -73,6 +73,8 @@ pub(super) struct HashAsk {
     pub(super) piece: u32,
     pub(super) leaves: LeafRequest,
     pub(super) sent: Instant,
+    /// When the answer is expected.
+    pub(super) due: Instant,
 }
 
 impl HashAsk {

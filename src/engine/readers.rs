@@ -108,8 +108,11 @@ impl Readers {
         bytes: Range<u64>,
         pieces: &PieceManager,
     ) -> bool {
+        let turn = self.next_turn(reader);
+        let is_first = self.reads.values().all(|read| read.reader != reader);
         let Some(state) = self.readers.get_mut(&reader) else { return false };
-        state.turn = state.turn.max(self.turn);
+        // Who waits for nothing else goes first: seldom is more asked for by it.
+        state.turn = if is_first { turn.saturating_sub(1) } else { state.turn.max(turn) };
         let extent = Extent::new(pieces, state.file, bytes.clone());
         let missing = extent.missing(pieces);
         if missing.is_empty() {
@@ -128,6 +131,13 @@ impl Readers {
         });
         self.reads.insert(id, Read { reader, extent, offset: bytes.start, blocks: missing, left, progress: now });
         false
+    }
+
+    /// The turn of whoever is next of the other readers that wait for blocks which nobody was asked for.
+    fn next_turn(&self, reader: ReaderId) -> u64 {
+        let waiting = self.lanes.iter().filter(|lane| lane.is_blocked() && !lane.is_done() && lane.reader != reader);
+        let turns = waiting.filter_map(|lane| self.readers.get(&lane.reader)).map(|reader| reader.turn);
+        turns.min().unwrap_or(self.turn)
     }
 
     /// A handle read somewhere, from storage or not: moves its window.
@@ -380,11 +390,19 @@ impl Readers {
         }
     }
 
-    /// Blocks on their way that reads are blocked on, first ones first, `limit` of each read at most.
-    pub(super) fn blocked_on(&self, pieces: &PieceManager, limit: usize) -> Vec<u32> {
+    /// Blocks on their way that reads are blocked on, first ones first, `limit` of each read at most; and whether the
+    /// reader waits for nothing else. Those come before the others.
+    pub(super) fn blocked_on(&self, pieces: &PieceManager, limit: usize) -> Vec<(u32, bool)> {
+        let mut waiting: BTreeMap<ReaderId, usize> = BTreeMap::new();
+        self.reads.values().for_each(|read| *waiting.entry(read.reader).or_default() += 1);
+        let is_sole = |read: &&Read| waiting.get(&read.reader) == Some(&1);
+        let (sole, others): (Vec<_>, Vec<_>) = self.reads.values().partition(is_sole);
+        let all = sole.into_iter().map(|read| (read, true)).chain(others.into_iter().map(|read| (read, false)));
         let mut seen = BTreeSet::new();
-        let fresh = |block: &u32| seen.insert(*block);
-        self.reads.values().flat_map(|read| read.extent.on_their_way(pieces).take(limit)).filter(fresh).collect()
+        let blocks = all.flat_map(|(read, is_sole)| {
+            read.extent.on_their_way(pieces).take(limit).map(move |block| (block, is_sole)).collect::<Vec<_>>()
+        });
+        blocks.filter(|(block, _)| seen.insert(*block)).collect()
     }
 
     /// Blocks on their way that streaming readers get to in the next seconds, `limit` of each at most.

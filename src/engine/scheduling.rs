@@ -9,8 +9,16 @@ use crate::types::BLOCK_LEN;
 
 /// Requests to all peers of which nothing is measured, before anything is known of them.
 pub(super) const FIRST_DEPTH: u32 = 16;
-/// Requests to any peer that answers.
+/// Requests to a peer that has answered once, if it is not slow.
 pub(super) const LEAST_DEPTH: u32 = 2;
+/// A block that took so much longer than the quickest one, or a quarter more, was queued at the peer.
+pub(super) const QUEUED: Duration = Duration::from_millis(20);
+/// Seconds before a peer is expected to begin with a block in which it is too late to cancel it.
+pub(super) const SETTLED_S: f64 = 0.01;
+pub(super) const SETTLED_BLOCKS: f64 = 1.3;
+/// Seconds that a block takes from which the moment to ask for the next one is waited for: of quicker peers more is
+/// asked when a block comes.
+pub(super) const TIMED_S: f64 = 0.005;
 /// Seconds of its rate that a peer is asked for at most, beyond the path, to see whether it can do more.
 pub(super) const PROBE_S: f64 = 1.0;
 /// Bytes a second from which the pipeline is never shallower than [`FAST_DEPTH`]: the estimates are then finer than
@@ -20,12 +28,13 @@ pub(super) const FAST_DEPTH: u32 = 128;
 /// Requests of a stream, whatever its rate: 16 MiB.
 pub(super) const MAX_STREAM_DEPTH: u32 = 1024;
 /// Seconds of a peer's rate that its queue holds more than the path, while somebody reads, and while nobody does.
-pub(super) const STREAM_SLACK_S: f64 = 0.3;
+pub(super) const STREAM_SLACK_S: f64 = 0.1;
 pub(super) const BULK_SLACK_S: f64 = 3.0;
 /// While readers contend a queue holds this more than the path, and what arrivals deviate so many times: whoever comes
 /// next waits for all of it.
 pub(super) const CONTENDED_SLACK_S: f64 = 0.01;
-pub(super) const CONTENDED_DEVIATIONS: f64 = 4.0;
+pub(super) const DEVIATIONS: f64 = 4.0;
+pub(super) const MAX_SLACK_S: f64 = 0.3;
 /// Taken for the delay and the rate of a peer that nothing is known of.
 pub(super) const GUESSED_DELAY_S: f64 = 0.15;
 pub(super) const GUESSED_RATE: f64 = 1e6;
@@ -77,8 +86,6 @@ pub(super) const ESTIMATE_LIFE_PER_PEER: Duration = Duration::from_micros(250);
 pub(super) const ENOUGH_UNNEEDED: u32 = 4;
 /// Places that are looked at for a peer before it is left idle.
 pub(super) const MAX_LOOKS: u32 = 256;
-/// Requests beyond a peer's depth for reads that are blocked.
-pub(super) const BLOCKED_EXTRA: u32 = 4;
 /// How much later than another peer one may deliver and still take a block: estimates are no better.
 pub(super) const SLACK: f64 = 1.25;
 pub(super) const SLACK_S: f64 = 0.005;
@@ -91,6 +98,17 @@ pub(super) const HEDGE_START: u64 = 16 * BLOCK_LEN as u64;
 /// Seconds before a reader gets to a block in which it may be asked for again if it is overdue: a peer that fell silent
 /// is not waited for until its block holds up a read.
 pub(super) const SOON_S: f64 = 1.0;
+/// How many times as early it has to come as the first one is expected: if that is on time, if it is late, and of a
+/// peer of which nothing is known.
+pub(super) const HEDGE_TIMES: f64 = 2.0;
+pub(super) const HEDGE_TIMES_LATE: f64 = 1.0;
+pub(super) const HEDGE_TIMES_STRANGER: f64 = 4.0;
+/// Share of that for readers that have several reads waiting; the rest is for those with one.
+pub(super) const HEDGE_COMMON: f64 = 0.8;
+/// Peers that are looked at for one.
+pub(super) const HEDGE_PEERS: usize = 16;
+/// How many times as full as it is to be a queue may get by second copies.
+pub(super) const HEDGE_QUEUE: f64 = 1.25;
 /// Blocks of one read, or reader, that are looked at for a second copy.
 pub(super) const HEDGE_LOOKS: usize = 32;
 /// A second copy is not worth less than this.
@@ -100,13 +118,15 @@ pub(super) const HASH_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long it has at least before another one is asked, too, and for how many times as long as its blocks take.
 pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 pub(super) const PATIENCE_TIMES: f64 = 2.0;
+/// A quicker peer is asked, too, if its block is expected so much earlier.
+pub(super) const LEAVES_GAIN: Duration = Duration::from_millis(10);
 
 // Way for reads that are blocked.
 
 /// Blocks of a read that way is made for at once.
 pub(super) const WAY_BLOCKS: usize = 16;
 /// A queue is worth clearing if a block comes so many times as early by that, and so many seconds.
-pub(super) const WAY_GAIN: f64 = 1.3;
+pub(super) const WAY_GAIN: f64 = 1.1;
 pub(super) const WAY_GAIN_S: f64 = 0.01;
 
 // What is on its way to a peer that asks us.

@@ -75,16 +75,17 @@ impl Swarm {
 
     fn up(&self, at: usize) -> f64 {
         let seeds = self.seeds as f64;
-        match (self.kind, at) {
+        let mean = match (self.kind, at) {
             (Kind::OneFast, 0) => self.total() / 2.0,
             (Kind::OneFast, _) => self.total() / 2.0 / (seeds - 1.0),
             _ => self.total() / seeds,
-        }
+        };
+        mean * (0.95 + 0.1 * (at as f64 * 0.618_034).fract())
     }
 
     /// The rate of the fastest seed.
     pub(in crate::engine) fn fastest(&self) -> f64 {
-        self.up(0)
+        (0..self.seeds).map(|at| self.up(at)).fold(0.0, f64::max)
     }
 
     pub(in crate::engine) fn round_trip(&self) -> Duration {

@@ -141,11 +141,6 @@ impl Agenda {
         Self { blocked, ahead, is_shared }
     }
 
-    /// Whether a read is blocked on anything that is missing.
-    pub(in crate::engine) fn has_blocked(&self) -> bool {
-        !self.blocked.is_empty()
-    }
-
     pub(in crate::engine) fn is_empty(&self) -> bool {
         self.blocked.is_empty() && self.ahead.is_empty()
     }

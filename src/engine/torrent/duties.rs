@@ -26,7 +26,7 @@ const MAX_IDLE_SEEDS: usize = 8;
 impl Torrent {
     /// When [`Torrent::duties`] are to be done next.
     pub(in crate::engine) fn next_duty(&self) -> Instant {
-        self.next_duty
+        self.ranking.next_room().map_or(self.next_duty, |room| room.min(self.next_duty))
     }
 
     /// Something began that wants a closer look than idleness.
@@ -35,6 +35,12 @@ impl Torrent {
     }
 
     pub(in crate::engine) fn duties(&mut self, ctx: &mut Context<'_>) {
+        while let Some(conn) = self.ranking.take_room(ctx.now) {
+            self.dirty.peers.insert(conn);
+        }
+        if ctx.now < self.next_duty {
+            return;
+        }
         if ctx.now.saturating_duration_since(self.next_duty) > LOST {
             self.forgive(ctx.now);
         }

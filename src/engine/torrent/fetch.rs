@@ -15,7 +15,7 @@ use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
 use crate::engine::pieces::{BlockState, Leaves};
 use crate::engine::readers::Agenda;
-use crate::engine::scheduling::{BLOCKED_EXTRA, ENOUGH_UNNEEDED};
+use crate::engine::scheduling::ENOUGH_UNNEEDED;
 use crate::engine::{DisconnectReason, Output};
 use crate::types::{BlockSpan, ConnId};
 use crate::wire::Message;
@@ -32,8 +32,6 @@ pub(super) enum Pace {
 /// Under which circumstances a queue is filled.
 #[derive(Clone, Copy, Debug)]
 struct Room {
-    /// A read waits.
-    blocked: bool,
     purpose: Purpose,
     /// Only if there is enough room: the effort is not spent for every single block of a deep queue.
     worth_it: bool,
@@ -99,7 +97,8 @@ impl Torrent {
             return;
         }
         let swarm = self.estimate(ctx);
-        let room = Room { blocked: agenda.has_blocked(), purpose: self.readers.purpose(ctx.now), worth_it: true };
+        self.purpose = self.readers.purpose(ctx.now);
+        let room = Room { purpose: self.purpose, worth_it: true };
         // Whoever would answer first takes the first block.
         let mut turns = if all { Turns::of(self.ranking.iter()) } else { Turns::of(self.places_of(&peers)) };
         let mut unneeded = 0;
@@ -158,15 +157,8 @@ impl Torrent {
             return false;
         }
         let cap = ctx.config.max_requests;
-        let depth = peer.flow.depth(ctx.now, room.purpose, cap, self.peers.len());
-        let in_flight = peer.flow.in_flight() as u32;
-        let proven = peer.flow.delay_s().is_some() || self.peers.len() == 1;
-        if room.blocked && proven && peer.flow.stalls == 0 {
-            let extra = if room.purpose == Purpose::Contended { 0 } else { BLOCKED_EXTRA };
-            return in_flight < (depth + extra).min(peer.flow.limit(cap));
-        }
-        let free = depth.saturating_sub(in_flight);
-        if room.worth_it { free > depth / 8 } else { free > 0 }
+        let share = if room.worth_it { 7.0 / 8.0 } else { 1.0 };
+        peer.flow.has_room(ctx.now, room.purpose, cap, self.peers.len(), share)
     }
 
     /// Whether a peer may be asked for blocks of a piece.
@@ -185,10 +177,12 @@ impl Torrent {
         let (piece, block) = (pick.piece, pick.block);
         let needs_leaves = content.needs_leaves(piece);
         let active = content.pieces.activate(piece, needs_leaves);
-        let unknown = active.leaves == Leaves::Unknown;
+        let leaves = active.leaves.clone();
         content.availability.started(piece);
-        if unknown {
-            self.ask_leaves(ctx, piece, Some(conn));
+        match leaves {
+            Leaves::Unknown => self.ask_leaves(ctx, piece, Some(conn)),
+            Leaves::Asked if pick.blocked => self.ask_leaves_of_quicker(ctx, piece, conn),
+            _ => {}
         }
         let (Some(content), Some(peer)) = (&mut self.content, self.peers.get_mut(&conn)) else { return };
         let (number, span) = (content.pieces.number(piece, block), content.pieces.span(piece, block));

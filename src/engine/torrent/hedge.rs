@@ -5,7 +5,10 @@ use std::time::Duration;
 use super::Torrent;
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
-use crate::engine::scheduling::{HEDGE_LOOKS, HEDGE_SHARE, HEDGE_START, MIN_GAIN_S, SOON_S};
+use crate::engine::scheduling::{
+    HEDGE_COMMON, HEDGE_LOOKS, HEDGE_PEERS, HEDGE_QUEUE, HEDGE_SHARE, HEDGE_START, HEDGE_TIMES, HEDGE_TIMES_LATE,
+    HEDGE_TIMES_STRANGER, MIN_GAIN_S, SOON_S,
+};
 use crate::types::{BlockSpan, ConnId};
 use crate::wire::Message;
 
@@ -16,10 +19,12 @@ impl Torrent {
         let Some(content) = &self.content else { return };
         let blocked = self.readers.blocked_on(&content.pieces, HEDGE_LOOKS);
         let soon = self.readers.needed_within(ctx.now, SOON_S, &content.pieces, HEDGE_LOOKS);
-        let is_blocked = std::iter::repeat_n(true, blocked.len()).chain(std::iter::repeat(false));
-        for (number, is_blocked) in blocked.into_iter().chain(soon).zip(is_blocked) {
+        let blocked = blocked.into_iter().map(|(number, is_sole)| (number, true, is_sole));
+        for (number, is_blocked, is_sole) in blocked.chain(soon.into_iter().map(|number| (number, false, false))) {
             let Some((conn, span)) = self.second_peer(ctx, number, is_blocked) else { continue };
             let budget = HEDGE_START + (self.useful as f64 * HEDGE_SHARE) as u64;
+            // A part is kept for those who wait for nothing else.
+            let budget = if is_sole { budget } else { (budget as f64 * HEDGE_COMMON) as u64 };
             if self.hedged + u64::from(span.len) > budget || !ctx.limits.download.is_ready(ctx.now) {
                 return;
             }
@@ -51,18 +56,26 @@ impl Torrent {
             peer.conn != first
                 && peer.flow.stalls == 0
                 && !peer.flow.knows(number)
-                && (peer.flow.in_flight() as u32) < peer.flow.limit(ctx.config.max_requests)
+                && peer.flow.has_room(ctx.now, self.purpose, ctx.config.max_requests, self.peers.len(), HEDGE_QUEUE)
                 && self.may_ask(ctx, content, peer, piece)
         };
-        let best = self.ranking.iter().find(|(_, conn)| self.peers.get(conn).filter(able).is_some())?;
         // An overdue answer is expected to take as long again as it is late, and one of a stranger as long as it took.
-        let expected = if holder.flow.delay_s().is_none() {
-            ctx.now.saturating_duration_since(request.sent)
+        let (expected, times) = if holder.flow.delay_s().is_none() {
+            (ctx.now.saturating_duration_since(request.sent), HEDGE_TIMES_LATE)
         } else if overdue.is_zero() {
-            left
+            (left, HEDGE_TIMES)
         } else {
-            overdue.max(Duration::from_millis(50))
+            (overdue.max(Duration::from_millis(50)), HEDGE_TIMES_LATE)
         };
-        (best.0 * 2.0 < expected.as_secs_f64() && expected.as_secs_f64() > MIN_GAIN_S).then_some((best.1, request.span))
+        let expected_s = Some(expected.as_secs_f64()).filter(|expected_s| *expected_s > MIN_GAIN_S)?;
+        let mut first_ones = self.ranking.iter().take(HEDGE_PEERS);
+        let best = first_ones.find(|(eta_s, conn)| {
+            let peer = self.peers.get(conn).filter(|peer| {
+                let times = if peer.flow.delay_s().is_some() { times } else { HEDGE_TIMES_STRANGER };
+                eta_s * times < expected_s
+            });
+            peer.filter(able).is_some()
+        });
+        best.map(|(_, conn)| (conn, request.span))
     }
 }

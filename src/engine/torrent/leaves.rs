@@ -8,7 +8,7 @@ use crate::engine::Output;
 use crate::engine::manager::Context;
 use crate::engine::peer::{HashAsk, Peer};
 use crate::engine::pieces::Leaves;
-use crate::engine::scheduling::{HASH_TIMEOUT, PATIENCE, PATIENCE_TIMES};
+use crate::engine::scheduling::{GUESSED_RATE, HASH_TIMEOUT, LEAVES_GAIN, PATIENCE, PATIENCE_TIMES};
 use crate::metainfo::LeafRequest;
 use crate::types::{BLOCK_LEN, ConnId, PieceIndex};
 use crate::wire::{HashRequest, Message};
@@ -73,9 +73,29 @@ impl Torrent {
         let job = self.content.as_ref().and_then(|content| content.leaf_jobs.get(&piece));
         let (Some(job), Some(peer)) = (job, self.peers.get_mut(&conn)) else { return };
         for (leaves, _) in job.parts.iter().filter(|(_, got)| got.is_none()) {
-            let ask = HashAsk { piece, leaves: *leaves, sent: ctx.now };
+            // Behind what is being sent to us already.
+            let eta_s = peer.flow.eta(ctx.now, GUESSED_RATE);
+            let due = ctx.now + Duration::from_secs_f64(eta_s.min(3600.0));
+            let ask = HashAsk { piece, leaves: *leaves, sent: ctx.now, due };
             peer.asks.push(ask);
             peer.send(ctx.now, ctx.out, Message::HashRequest(ask.wire()));
+        }
+    }
+
+    /// A read is blocked on a block that `conn` is about to be asked for: if the leaf hashes were asked of slower ones it
+    /// is asked for them, too.
+    pub(super) fn ask_leaves_of_quicker(&mut self, ctx: &mut Context<'_>, piece: u32, conn: ConnId) {
+        let Some(content) = &mut self.content else { return };
+        let Some(job) = content.leaf_jobs.get_mut(&piece).filter(|job| !job.hedged && !job.tried.contains(&conn))
+        else {
+            return;
+        };
+        let Some(quick) = self.peers.get(&conn).filter(|peer| peer.hashes) else { return };
+        let by = ctx.now + Duration::from_secs_f64(quick.flow.eta(ctx.now, GUESSED_RATE).min(3600.0));
+        let mut asks = self.peers.values().flat_map(|peer| peer.asks.iter()).filter(|ask| ask.piece == piece);
+        if asks.all(|ask| ask.due > by + LEAVES_GAIN) {
+            job.hedged = true;
+            self.send_asks(ctx, piece, conn);
         }
     }
 

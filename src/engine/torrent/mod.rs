@@ -31,6 +31,7 @@ use super::choker::Choker;
 use super::dial::Candidates;
 use super::event::Prefetch;
 use super::fetch_metainfo::MetainfoFetch;
+use super::flow::Purpose;
 use super::manager::Context;
 use super::media::ScanGuard;
 use super::meter::RateMeter;
@@ -96,6 +97,8 @@ pub(super) struct Torrent {
     /// Peers have been told that we have everything.
     told_complete: bool,
     ranking: Ranking,
+    /// What is asked for is for whom.
+    purpose: Purpose,
     /// How often each peer contributed to a piece that failed without a culprit.
     suspicion: BTreeMap<Arc<PeerIdentity>, u32>,
     /// Storage failed: no new requests before this.
@@ -141,6 +144,7 @@ impl Torrent {
             dirty: Dirty::default(),
             told_complete: false,
             ranking: Ranking::default(),
+            purpose: Purpose::Bulk,
             suspicion: BTreeMap::new(),
             hold: None,
             pace: fetch::Pace::default(),

@@ -27,6 +27,9 @@ pub(super) struct Ranking {
     reconsidered: Option<Instant>,
     order: BTreeSet<Place>,
     places: BTreeMap<ConnId, Place>,
+    /// When peers will have room by themselves.
+    room: BTreeSet<(Instant, ConnId)>,
+    room_of: BTreeMap<ConnId, Instant>,
 }
 
 /// Where a peer is in the order. Of equals no one comes first for being known longest: where peers come and go in turn,
@@ -63,6 +66,31 @@ impl Ranking {
         if let Some(place) = self.places.remove(&conn) {
             self.order.remove(&place);
         }
+        self.set_room(conn, None);
+    }
+
+    fn set_room(&mut self, conn: ConnId, at: Option<Instant>) {
+        if let Some(before) = self.room_of.remove(&conn) {
+            self.room.remove(&(before, conn));
+        }
+        if let Some(at) = at {
+            self.room_of.insert(conn, at);
+            self.room.insert((at, conn));
+        }
+    }
+
+    /// When the next peer will have room by itself.
+    pub(super) fn next_room(&self) -> Option<Instant> {
+        self.room.first().map(|(at, _)| *at)
+    }
+
+    /// A peer that has room by now.
+    pub(super) fn take_room(&mut self, now: Instant) -> Option<ConnId> {
+        let (at, conn) = self.room.first().copied()?;
+        (at <= now).then(|| {
+            self.set_room(conn, None);
+            conn
+        })
     }
 
     /// Seconds until each peer would deliver another block, the soonest first.
@@ -95,6 +123,7 @@ impl Torrent {
         self.ranking = Ranking { estimate: Some((ctx.now, estimate)), reconsidered, ..Ranking::default() };
         for peer in self.peers.values() {
             self.ranking.set(peer.conn, peer.flow.eta(ctx.now, guess));
+            self.ranking.set_room(peer.conn, peer.flow.room_at(ctx.now, self.purpose));
         }
         estimate
     }
@@ -118,6 +147,7 @@ impl Torrent {
     pub(super) fn rerank(&mut self, now: Instant, conn: ConnId) {
         if let (Some(peer), Some((_, estimate))) = (self.peers.get(&conn), self.ranking.estimate) {
             self.ranking.set(conn, peer.flow.eta(now, estimate.guess));
+            self.ranking.set_room(conn, peer.flow.room_at(now, self.purpose));
         }
     }
 }
