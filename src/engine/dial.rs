@@ -97,6 +97,16 @@ impl Candidates {
         self.all.values().filter(|one| one.state == State::Dialing).count()
     }
 
+    /// Whether there may be addresses to dial.
+    pub(super) fn has_due(&self, now: Instant, urgent: bool) -> bool {
+        let max = back_off(urgent);
+        self.all.values().any(|one| match one.state {
+            State::Idle => one.is_due(now, max),
+            State::Dialing => true,
+            State::Connected(_) | State::Ourselves => false,
+        })
+    }
+
     /// Addresses to dial now, `limit` at most, one for each peer; they count as being dialled. `unwanted` peers are
     /// left out.
     pub(super) fn dial(
@@ -106,7 +116,7 @@ impl Candidates {
         urgent: bool,
         unwanted: impl Fn(&PeerAddr, Option<&PeerIdentity>) -> bool,
     ) -> Vec<PeerAddr> {
-        let max = if urgent { URGENT_BACK_OFF } else { MAX_BACK_OFF };
+        let max = back_off(urgent);
         for one in self.all.values_mut() {
             let lost = one.state == State::Dialing
                 && one.tried.is_some_and(|at| now.saturating_duration_since(at) > DIAL_BOUND);
@@ -176,6 +186,11 @@ impl Candidates {
             (one.state, one.tried) = (State::Idle, Some(now));
         }
     }
+}
+
+/// How long an address rests at most.
+fn back_off(urgent: bool) -> Duration {
+    if urgent { URGENT_BACK_OFF } else { MAX_BACK_OFF }
 }
 
 impl Candidate {

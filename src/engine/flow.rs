@@ -1,5 +1,10 @@
 //! What is asked of one peer: requests in flight, how many may be, and when the next one would be answered.
 //!
+//! A peer sends one block after the other. So the next one comes when all before it have come, and what it has sent of
+//! the current one is reckoned from the time since the last. Queues hold what the path needs and a little more: a quick
+//! peer is asked for several when one comes, a slow one for the next when it is about to be done, so that whatever turns
+//! out to be urgent meanwhile waits for one block at most.
+//!
 //! Every request ends: with its block, a reject, a disconnect, or as a *tombstone*. A tombstone remembers a request
 //! that nobody waits for any more (cancelled, or given to another peer), so that its block is not taken for an
 //! unsolicited one when it arrives all the same.
@@ -55,8 +60,8 @@ const MAX_TOMBSTONES: usize = 4096;
 /// How long a tombstone can stop the peer from being asked for the block again.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(30);
 
-/// What a queue of requests is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a queue of requests is for, the shorter the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Purpose {
     /// Nobody reads, only throughput counts.
     Bulk,
@@ -64,6 +69,55 @@ pub(super) enum Purpose {
     Stream,
     /// Several wait for blocks.
     Contended,
+}
+
+/// From where a queue of requests is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    pub(super) now: Instant,
+    /// Bytes a second that a peer which was not measured is taken to deliver.
+    pub(super) guess: f64,
+    pub(super) purpose: Purpose,
+    /// Requests to one peer at most.
+    pub(super) cap: u32,
+    /// Peers that could be asked instead.
+    pub(super) peers: usize,
+    /// How many times as full as it is to be the queue may be.
+    pub(super) share: f64,
+}
+
+/// Whether a peer has room for another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Now,
+    /// By itself, before its next block comes.
+    At(Instant),
+    /// When a block comes, or not at all.
+    Later,
+}
+
+/// What a peer delivers.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Bytes a second, and seconds that a block takes at that.
+    rate: f64,
+    block_s: f64,
+    /// Seconds since its last block, or since the first one could begin: less than nothing before that.
+    elapsed_s: f64,
+}
+
+/// What is to be expected of a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outlook {
+    /// Seconds until one more block would arrive.
+    pub(super) eta_s: f64,
+    pub(super) room: Room,
+}
+
+/// Whether a peer of so many bytes a second is asked for another block when the moment comes: of quicker ones more is
+/// asked when a block comes.
+fn is_timed(rate: f64) -> bool {
+    f64::from(BLOCK_LEN) > rate * TIMED_S
 }
 
 /// The requests to one peer.
@@ -272,6 +326,13 @@ impl Flow {
         self.min_delay.map(|delay| delay.as_secs_f64())
     }
 
+    /// What the peer delivers now; `None` before the first block.
+    fn pace(&self, now: Instant) -> Option<Pace> {
+        let elapsed_s = self.delivery.elapsed_s(now);
+        let rate = self.delivery.per_second_after(if self.requests.is_empty() { 0.0 } else { elapsed_s })?.max(1.0);
+        Some(Pace { rate, block_s: f64::from(BLOCK_LEN) / rate, elapsed_s })
+    }
+
     /// Seconds on the way there and back, without the block itself.
     fn path_s(&self) -> f64 {
         let block_s = self.delivery.block_s().unwrap_or(0.0);
@@ -287,18 +348,23 @@ impl Flow {
         }
     }
 
-    /// Whether another request is of use: without it the peer would have nothing to do for a while. `peers` that could
-    /// be asked instead: of a stranger among many little is asked, it may be slow. `share`: so many times as full as it
-    /// is to be the queue may be.
-    pub(super) fn has_room(&self, now: Instant, purpose: Purpose, cap: u32, peers: usize, share: f64) -> bool {
+    /// Whether another request is of use: without it the peer would have nothing to do for a while.
+    pub(super) fn has_room(&self, view: &View) -> bool {
+        let pace = self.pace(view.now);
+        self.has_room_at(view, pace, pace.map_or(0.0, |pace| self.backlog_s(pace, 0)))
+    }
+
+    /// With the peer's rate, and the seconds that what was asked for takes.
+    fn has_room_at(&self, view: &View, pace: Option<Pace>, backlog_s: f64) -> bool {
         let count = self.requests.len() as u32;
-        if count >= self.limit(cap) || self.stalls > 0 {
+        if count >= self.limit(view.cap) || self.stalls > 0 {
             return count == 0;
         }
-        let Some(rate) = self.rate(now) else {
-            return count < (FIRST_DEPTH / (peers as u32).max(1)).max(1);
+        let Some(Pace { rate, .. }) = pace else {
+            // It may be slow: of a stranger among many little is asked.
+            return count < (FIRST_DEPTH / (view.peers as u32).max(1)).max(1);
         };
-        if purpose != Purpose::Bulk && count >= MAX_STREAM_DEPTH {
+        if view.purpose != Purpose::Bulk && count >= MAX_STREAM_DEPTH {
             return false;
         }
         let least = if rate > FAST_RATE { FAST_DEPTH } else { 1 };
@@ -306,37 +372,40 @@ impl Flow {
         // What a slow peer has been asked for is not asked of others.
         let probe = rate * (self.delay_s().unwrap_or(GUESSED_DELAY_S) + PROBE_S) / f64::from(BLOCK_LEN);
         let least = f64::from(least.max(start.min(probe.ceil() as u32)));
-        let queue_s = self.path_s() + self.slack_s(purpose);
-        let share = if self.is_timed(rate) { share.max(1.0) } else { share };
+        let queue_s = self.path_s() + self.slack_s(view.purpose);
+        let share = if is_timed(rate) { view.share.max(1.0) } else { view.share };
         // The moment that was waited for has come, as finely as clocks go.
-        f64::from(count) + 0.5 < least * share || self.backlog_s(now, rate, 0) < queue_s * share + 1e-6
+        f64::from(count) + 0.5 < least * share || backlog_s < queue_s * share + 1e-6
     }
 
-    /// Whether the moment to ask for another block is waited for.
-    fn is_timed(&self, rate: f64) -> bool {
-        f64::from(BLOCK_LEN) > rate * TIMED_S
+    /// When the peer would deliver another block, and whether it has room for the request.
+    pub(super) fn outlook(&self, view: &View) -> Outlook {
+        let pace = self.pace(view.now);
+        let backlog_s = pace.map_or(0.0, |pace| self.backlog_s(pace, 0));
+        let room = if self.has_room_at(view, pace, backlog_s) {
+            Room::Now
+        } else {
+            self.opens_at(view, pace, backlog_s).map_or(Room::Later, Room::At)
+        };
+        Outlook { eta_s: self.eta_at(view.guess, pace, backlog_s, 0), room }
     }
 
     /// When the peer will have room just because time goes by, before its next block comes.
-    pub(super) fn room_at(&self, now: Instant, purpose: Purpose) -> Option<Instant> {
-        let rate = self.rate(now).filter(|_| self.stalls == 0)?;
-        let block_s = f64::from(BLOCK_LEN) / rate.max(1.0);
-        let wait_s = self.backlog_s(now, rate, 0) - self.path_s() - self.slack_s(purpose);
-        let coming_s = block_s - self.delivery.elapsed_s(now);
-        let in_time = self.is_timed(rate) && (0.0..coming_s).contains(&wait_s);
-        in_time.then(|| now + Duration::from_secs_f64(wait_s))
+    fn opens_at(&self, view: &View, pace: Option<Pace>, backlog_s: f64) -> Option<Instant> {
+        let pace = pace.filter(|pace| self.stalls == 0 && is_timed(pace.rate))?;
+        let wait_s = backlog_s - self.path_s() - self.slack_s(view.purpose);
+        (0.0..pace.block_s - pace.elapsed_s).contains(&wait_s).then(|| view.now + Duration::from_secs_f64(wait_s))
     }
 
     /// Seconds until all that was asked for has come, but for `left_out` requests.
-    fn backlog_s(&self, now: Instant, rate: f64, left_out: usize) -> f64 {
+    fn backlog_s(&self, pace: Pace, left_out: usize) -> f64 {
         let count = (self.requests.len() + self.owed).saturating_sub(left_out);
         if count == 0 {
             return 0.0;
         }
-        let block_s = f64::from(BLOCK_LEN) / rate.max(1.0);
         // A block that is late is expected to take as long again as it is late.
-        let coming_s = (block_s - self.delivery.elapsed_s(now)).abs();
-        coming_s + (count - 1) as f64 * block_s
+        let coming_s = (pace.block_s - pace.elapsed_s).abs();
+        coming_s + (count - 1) as f64 * pace.block_s
     }
 
     /// Requests that were cancelled but may still sit in the peer's queue.
@@ -351,11 +420,16 @@ impl Flow {
 
     /// Seconds until one more block would arrive if so many of the requests were given up.
     pub(super) fn eta_without(&self, now: Instant, guess: f64, given_up: usize) -> f64 {
-        let rate = self.rate(now).unwrap_or(guess).max(1.0);
-        let block_s = f64::from(BLOCK_LEN) / rate;
+        let pace = self.pace(now);
+        let backlog_s = pace.map_or(0.0, |pace| self.backlog_s(pace, given_up));
+        self.eta_at(guess, pace, backlog_s, given_up)
+    }
+
+    fn eta_at(&self, guess: f64, pace: Option<Pace>, backlog_s: f64, given_up: usize) -> f64 {
+        let block_s = pace.map_or(f64::from(BLOCK_LEN) / guess.max(1.0), |pace| pace.block_s);
         let estimate = match self.delay_s() {
             // What was measured of an idle peer is the path, and the time that a block takes.
-            Some(alone_s) => alone_s.max(self.backlog_s(now, rate, given_up) + block_s) + 2.0 * self.deviation,
+            Some(alone_s) => alone_s.max(backlog_s + block_s) + 2.0 * self.deviation,
             None => GUESSED_DELAY_S + (self.requests.len().saturating_sub(given_up) + 1) as f64 * block_s,
         };
         // A stalled peer comes last, the more often it stalled the later.
@@ -401,6 +475,10 @@ mod tests {
         BlockSpan { piece: PieceIndex(number), begin: 0, len: BLOCK_LEN }
     }
 
+    fn view(now: Instant, purpose: Purpose, cap: u32) -> View {
+        View { now, guess: GUESSED_RATE, purpose, cap, peers: 1, share: 1.0 }
+    }
+
     /// Keeps the pipeline full against a peer of `rate` bytes a second and `rtt`, for `seconds`.
     fn run(rate: f64, rtt: Duration, seconds: u64) -> (Flow, Instant) {
         let start = Instant::now();
@@ -408,14 +486,21 @@ mod tests {
         let mut free = start;
         let mut arrivals: VecDeque<(Instant, u32)> = VecDeque::new();
         while now < start + Duration::from_secs(seconds) {
-            while flow.has_room(now, Purpose::Stream, 2000, 1, 1.0) {
+            while flow.has_room(&view(now, Purpose::Stream, 2000)) {
                 flow.sent(now, next, span(next), true);
                 free = free.max(now + rtt / 2) + Duration::from_secs_f64(f64::from(BLOCK_LEN) / rate);
                 arrivals.push_back((free + rtt / 2, next));
                 next += 1;
             }
-            let (at, number) = arrivals.pop_front().unwrap();
-            now = at;
+            let (at, number) = *arrivals.front().unwrap();
+            match flow.outlook(&view(now, Purpose::Stream, 2000)).room {
+                Room::At(opens) if opens < at => {
+                    now = opens;
+                    continue;
+                }
+                _ => now = at,
+            }
+            arrivals.pop_front();
             assert_eq!(flow.arrived(now, number, BLOCK_LEN), Answered::Request);
         }
         (flow, now)
@@ -424,7 +509,7 @@ mod tests {
     /// How many requests there may be.
     fn depth(flow: &Flow, now: Instant, purpose: Purpose, cap: u32) -> usize {
         let mut flow = flow.clone();
-        while flow.has_room(now, purpose, cap, 1, 1.0) {
+        while flow.has_room(&view(now, purpose, cap)) {
             flow.sent(now, 1 << 30 | flow.in_flight() as u32, span(0), true);
         }
         flow.in_flight()
@@ -442,6 +527,33 @@ mod tests {
             assert!(depth > path, "{rate} {rtt_ms}: depth {depth}");
             assert!(depth < path + rate * 0.5 + 65536.0, "{rate} {rtt_ms}: depth {depth}");
         }
+    }
+
+    #[test]
+    fn a_slow_peer_is_asked_when_it_is_about_to_be_done() {
+        // A block takes 200 ms.
+        let (flow, now) = run(81_920.0, Duration::from_millis(40), 20);
+        assert_eq!(flow.in_flight(), 1, "what is being sent");
+        let outlook = |now, purpose| flow.outlook(&view(now, purpose, 2000));
+        assert!(outlook(now, Purpose::Stream).eta_s > 0.39);
+        let Room::At(opens) = outlook(now, Purpose::Stream).room else { panic!("{flow:?}") };
+        // The path, and a tenth of a second more.
+        assert!((40..80).contains(&(opens - now).as_millis()), "{:?}", opens - now);
+        assert_eq!(outlook(opens, Purpose::Stream).room, Room::Now);
+        let Room::At(contended) = outlook(now, Purpose::Contended).room else { panic!("{flow:?}") };
+        assert!(contended > opens, "later where others may come");
+    }
+
+    #[test]
+    fn what_was_cancelled_too_late_takes_its_time() {
+        let (mut flow, now) = run(81_920.0, Duration::from_millis(40), 20);
+        let before_s = flow.eta(now, GUESSED_RATE);
+        let number = flow.requests().next().unwrap().number;
+        assert!(flow.bury(now, number));
+        assert_eq!(flow.eta(now, GUESSED_RATE), before_s);
+        let later = now + Duration::from_millis(200);
+        assert_eq!(flow.arrived(later, number, BLOCK_LEN), Answered::Tombstone);
+        assert!(flow.eta(later, GUESSED_RATE) < 0.3);
     }
 
     #[test]

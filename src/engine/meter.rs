@@ -65,7 +65,8 @@ impl DeliveryRate {
     /// Seconds since the last delivery, or since the first one could begin: less than nothing before that.
     pub(super) fn elapsed_s(&self, now: Instant) -> f64 {
         let Some(since) = self.since else { return 0.0 };
-        now.saturating_duration_since(since).as_secs_f64() - since.saturating_duration_since(now).as_secs_f64()
+        let before_s = || -since.saturating_duration_since(now).as_secs_f64();
+        now.checked_duration_since(since).map_or_else(before_s, |passed| passed.as_secs_f64())
     }
 
     /// Seconds that a block takes; `None` before the first one.
@@ -84,9 +85,14 @@ impl DeliveryRate {
 
     /// The estimate; `None` while nothing was delivered. `waiting`: requests are unanswered, so silence counts.
     pub(super) fn per_second(&self, now: Instant, waiting: bool) -> Option<f64> {
+        self.per_second_after(if waiting { self.elapsed_s(now) } else { 0.0 })
+    }
+
+    /// The estimate when a peer with unanswered requests has said nothing for so long.
+    pub(super) fn per_second_after(&self, elapsed_s: f64) -> Option<f64> {
         // Between two blocks there is silence always.
-        let silent_s = if waiting { (self.elapsed_s(now) - self.block_s()?).max(0.0) } else { 0.0 };
-        (self.bytes > 0.0).then(|| self.bytes / (self.busy_s + silent_s).max(Self::MIN_BUSY_S))
+        let silent_s = (elapsed_s - self.block_s()?).max(0.0);
+        Some(self.bytes / (self.busy_s + silent_s).max(Self::MIN_BUSY_S))
     }
 }
 

@@ -4,7 +4,7 @@ mod extent;
 mod lane;
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::pieces::PieceManager;
 use super::scheduling::{IDLE_AFTER, MIN_CONSUMPTION, WINDOW_STEP};
 use super::window::Run;
 use crate::types::{FileIndex, ReadId, ReaderId};
-use extent::Extent;
+pub(super) use extent::Extent;
 pub(super) use lane::{Agenda, Lane, Urgency};
 use lane::{Kind, Turn};
 
@@ -50,8 +50,8 @@ struct Reader {
 /// What a read did to the window of its handle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Moved {
-    /// The run was left: what was fetched ahead of it is not wanted any more.
-    pub(super) sought: bool,
+    /// A run with a window was left: what was fetched ahead of it is not wanted any more.
+    pub(super) left: bool,
     /// There may be more to fetch.
     pub(super) moved: bool,
 }
@@ -64,6 +64,8 @@ pub(super) struct Readers {
     /// Which reads wait for a block; looked up, never walked.
     waiting: HashMap<u32, Vec<ReadId>>,
     lanes: Vec<Lane>,
+    /// The order of the lanes, as long as they are the same; a lane of it may have become empty.
+    agenda: Option<Agenda>,
     /// Blocks went missing: cursors may be too far.
     stale: bool,
     /// Virtual time of fair queueing.
@@ -95,7 +97,7 @@ impl Readers {
         for read in &failed {
             self.drop_read(*read);
         }
-        self.lanes.retain(|lane| lane.reader != reader);
+        self.lanes_mut().retain(|lane| lane.reader != reader);
         failed
     }
 
@@ -122,10 +124,10 @@ impl Readers {
             self.waiting.entry(*number).or_default().push(id);
         }
         let left = missing.len() as u32;
-        self.lanes.push(Lane {
+        self.lanes_mut().push(Lane {
             reader,
             kind: Kind::Read(id),
-            cursor: extent.pieces.start,
+            cursor: (extent.pieces.start, 0),
             extent: extent.clone(),
             offset: bytes.start,
         });
@@ -153,6 +155,7 @@ impl Readers {
         reader.active = now;
         reader.consumed.add(now, bytes.end - bytes.start);
         let sought = reader.run.touch(bytes, reader.window_end);
+        let left = sought && !reader.window.is_empty();
         if sought {
             // Where the window ended says nothing of where the next one should.
             reader.window_end = 0;
@@ -160,7 +163,7 @@ impl Readers {
         let from = reader.run.position();
         let size = reader.run.window(limit).max(pieces.whole_piece_length().min(reader.run.window(u64::MAX) * 4));
         if size == 0 && reader.window.is_empty() {
-            return Moved { sought, moved: false };
+            return Moved { left, moved: false };
         }
         // While the run goes on the window's end only moves forward, in steps that are worth a look.
         let step = (size / 16).min(WINDOW_STEP);
@@ -171,7 +174,7 @@ impl Readers {
         reader.window_end = if size == 0 { 0 } else { to };
         let window = if size == 0 { Extent::default() } else { Extent::new(pieces, reader.file, from..to) };
         self.set_window(id, window, from);
-        Moved { sought, moved: true }
+        Moved { left, moved: true }
     }
 
     /// The file of a reader.
@@ -184,6 +187,7 @@ impl Readers {
         let Some(reader) = self.readers.get_mut(&id) else { return };
         reader.ends = ends.map(|end| Extent::new(pieces, reader.file, end)).into();
         self.lanes.extend(reader.ends.iter().map(|end| end_lane(id, end)));
+        self.agenda = None;
     }
 
     /// Cuts windows that have more than `share` bytes. Whether there were any.
@@ -226,21 +230,32 @@ impl Readers {
 
     fn set_window_lane(&mut self, reader: ReaderId, window: Extent, offset: u64) {
         let at = self.lanes.iter().position(|lane| lane.reader == reader && lane.kind == Kind::Window);
-        let previous = at.map(|at| self.lanes.swap_remove(at));
+        let previous = at.map(|at| self.lanes_mut().swap_remove(at));
         if window.is_empty() {
             return;
         }
         let cursor = match previous {
-            Some(lane) if lane.extent.pieces.start <= window.pieces.start => lane.cursor.max(window.pieces.start),
-            _ => window.pieces.start,
+            Some(lane) if lane.extent.pieces.start <= window.pieces.start => lane.cursor.max((window.pieces.start, 0)),
+            _ => (window.pieces.start, 0),
         };
-        self.lanes.push(Lane { reader, kind: Kind::Window, extent: window, cursor, offset });
+        self.lanes_mut().push(Lane { reader, kind: Kind::Window, extent: window, cursor, offset });
+    }
+
+    fn lanes_mut(&mut self) -> &mut Vec<Lane> {
+        self.agenda = None;
+        &mut self.lanes
+    }
+
+    fn drop_lane(&mut self, read: ReadId) {
+        if let Some(at) = self.lanes.iter().position(|lane| lane.kind == Kind::Read(read)) {
+            self.lanes_mut().swap_remove(at);
+        }
     }
 
     /// Nobody waits for a read any more. True if it was there.
     pub(super) fn drop_read(&mut self, id: ReadId) -> bool {
         let Some(read) = self.reads.remove(&id) else { return false };
-        self.lanes.retain(|lane| lane.kind != Kind::Read(id));
+        self.drop_lane(id);
         for number in read.blocks {
             if let Entry::Occupied(mut waiting) = self.waiting.entry(number) {
                 waiting.get_mut().retain(|waiting| *waiting != id);
@@ -264,7 +279,7 @@ impl Readers {
                 continue;
             }
             self.reads.remove(&id);
-            self.lanes.retain(|lane| lane.kind != Kind::Read(id));
+            self.drop_lane(id);
             ready.push(id);
         }
         ready
@@ -330,37 +345,45 @@ impl Readers {
         extents.chain(ahead).any(|extent| extent.wanted_in(piece, pieces).contains(&block))
     }
 
-    /// Brings the cursors of the lanes up to date, and drops those that have no missing blocks left.
-    pub(super) fn advance_lanes(&mut self, pieces: &PieceManager) {
+    /// In which order the lanes are to be served, to be given back with [`Readers::put_agenda`].
+    pub(super) fn take_agenda(&mut self, now: Instant, pieces: &PieceManager) -> Agenda {
         if std::mem::take(&mut self.stale) {
+            self.agenda = None;
             self.rebuild();
         }
-        self.lanes.iter_mut().for_each(|lane| lane.advance(pieces));
-        self.lanes.retain(|lane| !lane.is_done());
+        self.agenda.take().unwrap_or_else(|| {
+            self.lanes.iter_mut().for_each(|lane| lane.advance(pieces));
+            self.lanes.retain(|lane| !lane.is_done());
+            self.new_agenda(now, pieces)
+        })
     }
 
-    /// In which order the lanes are to be served.
-    pub(super) fn agenda(&self, now: Instant) -> Agenda {
+    pub(super) fn put_agenda(&mut self, agenda: Agenda) {
+        self.agenda = Some(agenda);
+    }
+
+    fn new_agenda(&self, now: Instant, pieces: &PieceManager) -> Agenda {
         let turn = |lane: &Lane| self.readers.get(&lane.reader).map_or(0, |reader| reader.turn);
         let (blocked, ahead): (Vec<_>, Vec<_>) = (0..self.lanes.len()).partition(|at| self.lanes[*at].is_blocked());
+        let missing = blocked.iter().map(|at| self.lanes[*at].missing(pieces)).sum();
         let blocked = blocked.into_iter().map(|at| {
             let lane = &self.lanes[at];
             Turn { turn: turn(lane), offset: lane.offset, at, reader: lane.reader }
         });
         let ahead = ahead.into_iter().map(|at| (at, self.consumption(now, self.lanes[at].reader)));
-        Agenda::new(blocked.collect(), ahead.collect())
+        Agenda::new(blocked.collect(), missing, ahead.collect())
     }
 
     fn rebuild(&mut self) {
         self.lanes.clear();
         for (id, read) in &self.reads {
             let (extent, offset) = (read.extent.clone(), read.offset);
-            let cursor = extent.pieces.start;
+            let cursor = (extent.pieces.start, 0);
             self.lanes.push(Lane { reader: read.reader, kind: Kind::Read(*id), extent, cursor, offset });
         }
         for (id, reader) in self.readers.iter().filter(|(_, reader)| !reader.window.is_empty()) {
             let extent = reader.window.clone();
-            let cursor = extent.pieces.start;
+            let cursor = (extent.pieces.start, 0);
             self.lanes.push(Lane { reader: *id, kind: Kind::Window, extent, cursor, offset: reader.run.position() });
         }
         for (id, reader) in &self.readers {
@@ -382,6 +405,9 @@ impl Readers {
     pub(super) fn served(&mut self, at: usize, agenda: &mut Agenda, pieces: &PieceManager) {
         let Some(lane) = self.lanes.get_mut(at) else { return };
         lane.advance(pieces);
+        if lane.is_done() {
+            agenda.drop_lane(at);
+        }
         let blocked = lane.is_blocked();
         if let Some(reader) = self.readers.get_mut(&lane.reader).filter(|_| blocked) {
             self.turn = reader.turn;
@@ -390,29 +416,21 @@ impl Readers {
         }
     }
 
-    /// Blocks on their way that reads are blocked on, first ones first, `limit` of each read at most; and whether the
-    /// reader waits for nothing else. Those come before the others.
-    pub(super) fn blocked_on(&self, pieces: &PieceManager, limit: usize) -> Vec<(u32, bool)> {
-        let mut waiting: BTreeMap<ReaderId, usize> = BTreeMap::new();
-        self.reads.values().for_each(|read| *waiting.entry(read.reader).or_default() += 1);
-        let is_sole = |read: &&Read| waiting.get(&read.reader) == Some(&1);
-        let (sole, others): (Vec<_>, Vec<_>) = self.reads.values().partition(is_sole);
-        let all = sole.into_iter().map(|read| (read, true)).chain(others.into_iter().map(|read| (read, false)));
-        let mut seen = BTreeSet::new();
-        let blocks = all.flat_map(|(read, is_sole)| {
-            read.extent.on_their_way(pieces).take(limit).map(move |block| (block, is_sole)).collect::<Vec<_>>()
-        });
-        blocks.filter(|(block, _)| seen.insert(*block)).collect()
+    /// Blocks on their way that readers are blocked on which wait for no other read, `limit` of each at most.
+    pub(super) fn sole_on_their_way(&self, pieces: &PieceManager, limit: usize) -> Vec<u32> {
+        let mut reads: BTreeMap<ReaderId, (usize, &Read)> = BTreeMap::new();
+        self.reads.values().for_each(|read| reads.entry(read.reader).or_insert((0, read)).0 += 1);
+        let sole = reads.into_values().filter(|(count, _)| *count == 1);
+        sole.flat_map(|(_, read)| read.extent.on_their_way(pieces).take(limit)).collect()
     }
 
-    /// Blocks on their way that streaming readers get to in the next seconds, `limit` of each at most.
-    pub(super) fn needed_within(&self, now: Instant, seconds: f64, pieces: &PieceManager, limit: usize) -> Vec<u32> {
+    /// What streaming readers get to in the next seconds.
+    pub(super) fn needed_within(&self, now: Instant, seconds: f64, pieces: &PieceManager) -> Vec<Extent> {
         let streaming = self.readers.values().filter(|reader| !reader.window.is_empty());
-        let soon = streaming.flat_map(|reader| {
+        let soon = streaming.map(|reader| {
             let from = reader.run.position();
             let to = reader.window_end.min(from + (reader.consumed.per_second(now) * seconds) as u64);
-            let extent = Extent::new(pieces, reader.file, from..to);
-            extent.on_their_way(pieces).take(limit).collect::<Vec<_>>()
+            Extent::new(pieces, reader.file, from..to)
         });
         soon.collect()
     }
@@ -473,5 +491,5 @@ impl Readers {
 }
 
 fn end_lane(reader: ReaderId, end: &Extent) -> Lane {
-    Lane { reader, kind: Kind::End, extent: end.clone(), cursor: end.pieces.start, offset: 0 }
+    Lane { reader, kind: Kind::End, extent: end.clone(), cursor: (end.pieces.start, 0), offset: 0 }
 }

@@ -16,8 +16,7 @@ pub(super) const QUEUED: Duration = Duration::from_millis(20);
 /// Seconds before a peer is expected to begin with a block in which it is too late to cancel it.
 pub(super) const SETTLED_S: f64 = 0.01;
 pub(super) const SETTLED_BLOCKS: f64 = 1.3;
-/// Seconds that a block takes from which the moment to ask for the next one is waited for: of quicker peers more is
-/// asked when a block comes.
+/// Seconds that a block takes from which the moment to ask for the next one is waited for.
 pub(super) const TIMED_S: f64 = 0.005;
 /// Seconds of its rate that a peer is asked for at most, beyond the path, to see whether it can do more.
 pub(super) const PROBE_S: f64 = 1.0;
@@ -35,6 +34,8 @@ pub(super) const BULK_SLACK_S: f64 = 3.0;
 pub(super) const CONTENDED_SLACK_S: f64 = 0.01;
 pub(super) const DEVIATIONS: f64 = 4.0;
 pub(super) const MAX_SLACK_S: f64 = 0.3;
+/// How full a queue may be to be filled: the effort is not spent for every single block of a deep one.
+pub(super) const WORTH_IT: f64 = 7.0 / 8.0;
 /// Taken for the delay and the rate of a peer that nothing is known of.
 pub(super) const GUESSED_DELAY_S: f64 = 0.15;
 pub(super) const GUESSED_RATE: f64 = 1e6;
@@ -80,12 +81,21 @@ pub(super) const SCAN_WITHIN: Duration = Duration::from_secs(10);
 // Who is asked for a block.
 
 /// How long an estimate of the swarm holds at least, and per peer: looking at hundreds takes time.
-pub(super) const ESTIMATE_LIFE: Duration = Duration::from_millis(5);
+pub(super) const ESTIMATE_LIFE: Duration = Duration::from_millis(20);
 pub(super) const ESTIMATE_LIFE_PER_PEER: Duration = Duration::from_micros(250);
+/// Share by which what is expected of a peer has to change to be noted when it is looked at.
+pub(super) const NEAR: f64 = 0.05;
+/// How long it takes at least until blocks that were left to better peers are offered to all again, and per peer.
+pub(super) const RECONSIDER: Duration = Duration::from_millis(5);
+pub(super) const RECONSIDER_PER_PEER: Duration = Duration::from_micros(250);
 /// Peers that found nothing to do because others are quicker, after which the slower ones are not looked at.
 pub(super) const ENOUGH_UNNEEDED: u32 = 4;
 /// Places that are looked at for a peer before it is left idle.
 pub(super) const MAX_LOOKS: u32 = 256;
+/// Where most of what is ahead of readers was asked for already, so many times as far is looked at once.
+pub(super) const MAX_STRETCH: f64 = 16.0;
+/// How many times as early as it is needed a block is to be expected to be in time.
+pub(super) const IN_TIME: f64 = 1.5;
 /// How much later than another peer one may deliver and still take a block: estimates are no better.
 pub(super) const SLACK: f64 = 1.25;
 pub(super) const SLACK_S: f64 = 0.005;
@@ -109,8 +119,10 @@ pub(super) const HEDGE_COMMON: f64 = 0.8;
 pub(super) const HEDGE_PEERS: usize = 16;
 /// How many times as full as it is to be a queue may get by second copies.
 pub(super) const HEDGE_QUEUE: f64 = 1.25;
-/// Blocks of one read, or reader, that are looked at for a second copy.
-pub(super) const HEDGE_LOOKS: usize = 32;
+/// Blocks of a read that is its reader's only one which are looked at for a second copy at once, and late ones of all
+/// others.
+pub(super) const HEDGE_LOOKS_SOLE: usize = 16;
+pub(super) const HEDGE_LOOKS: usize = 128;
 /// A second copy is not worth less than this.
 pub(super) const MIN_GAIN_S: f64 = 0.03;
 /// How long a peer has to answer a question for leaf hashes.
@@ -125,6 +137,8 @@ pub(super) const LEAVES_GAIN: Duration = Duration::from_millis(10);
 
 /// Blocks of a read that way is made for at once.
 pub(super) const WAY_BLOCKS: usize = 16;
+/// Peers whose queues may be cleared: those that would deliver first.
+pub(super) const WAY_PEERS: usize = 48;
 /// A queue is worth clearing if a block comes so many times as early by that, and so many seconds.
 pub(super) const WAY_GAIN: f64 = 1.1;
 pub(super) const WAY_GAIN_S: f64 = 0.01;

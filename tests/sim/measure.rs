@@ -130,7 +130,7 @@ pub(super) fn play(swarm: Swarm, content: &Content, load: f64, totals: &mut Tota
 }
 
 /// First reads after seeks, beside others that read as fast as they can, in all kinds of order.
-fn seek(swarm: Swarm, content: &Content, others: usize, totals: &mut Totals) -> Quantiles {
+pub(super) fn seek(swarm: Swarm, content: &Content, others: usize, totals: &mut Totals) -> Quantiles {
     let mut sim = swarm.start(3, content);
     let reader = swarm.seeds;
     // What the peers can is known.

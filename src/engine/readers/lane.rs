@@ -22,8 +22,8 @@ pub(in crate::engine) struct Lane {
     pub(in crate::engine) reader: ReaderId,
     pub(super) kind: Kind,
     pub(super) extent: Extent,
-    /// No piece before this one has wanted blocks missing.
-    pub(super) cursor: u32,
+    /// No block before this one, of a piece, is missing.
+    pub(super) cursor: (u32, u32),
     /// Byte offset of a read, to order the reads of one reader.
     pub(super) offset: u64,
 }
@@ -37,22 +37,32 @@ impl Lane {
     /// Brings the cursor up to date.
     pub(super) fn advance(&mut self, pieces: &PieceManager) {
         while !self.is_done() {
-            let wanted = self.extent.wanted_in(self.cursor, pieces);
-            if pieces.next_missing(self.cursor, wanted.start, wanted.end).is_some() {
+            let wanted = self.extent.wanted_in(self.cursor.0, pieces);
+            if let Some(block) = pieces.next_missing(self.cursor.0, wanted.start.max(self.cursor.1), wanted.end) {
+                self.cursor.1 = block;
                 break;
             }
-            self.cursor += 1;
+            self.cursor = (self.cursor.0 + 1, 0);
         }
+    }
+
+    /// How many blocks are missing.
+    pub(super) fn missing(&self, pieces: &PieceManager) -> u32 {
+        let count = |piece: u32| {
+            let wanted = self.extent.wanted_in(piece, pieces);
+            pieces.pass_over(piece, wanted.start, wanted.end, u32::MAX).0
+        };
+        (self.cursor.0..self.extent.pieces.end).filter(|piece| !pieces.has(*piece)).map(count).sum()
     }
 
     /// Whether nothing of it is missing, as far as the cursor says.
     pub(in crate::engine) fn is_done(&self) -> bool {
-        self.cursor >= self.extent.pieces.end
+        self.cursor.0 >= self.extent.pieces.end
     }
 
     /// The first place to look at.
     pub(in crate::engine) fn start(&self) -> (u32, u32) {
-        (self.cursor, 0)
+        self.cursor
     }
 
     /// The first missing block at or after `place`, in pieces that `usable` accepts.
@@ -62,7 +72,8 @@ impl Lane {
         pieces: &PieceManager,
         mut usable: impl FnMut(u32) -> bool,
     ) -> Option<(u32, u32)> {
-        (place.0.max(self.cursor)..self.extent.pieces.end).filter(|piece| !pieces.has(*piece)).find_map(|piece| {
+        let place = place.max(self.cursor);
+        (place.0..self.extent.pieces.end).filter(|piece| !pieces.has(*piece)).find_map(|piece| {
             let wanted = self.extent.wanted_in(piece, pieces);
             let from = if piece == place.0 { wanted.start.max(place.1) } else { wanted.start };
             let block = pieces.next_missing(piece, from, wanted.end)?;
@@ -109,9 +120,14 @@ impl Urgency {
         Self { deadline_s: lane.distance(place, piece_length) as f64 / rate, rate }
     }
 
+    /// How many blocks a second the reader needs.
+    pub(in crate::engine) fn blocks_per_s(&self) -> f64 {
+        self.rate / f64::from(BLOCK_LEN)
+    }
+
     /// How many blocks further on the reader gets to what it needs after `deadline_s`.
     pub(in crate::engine) fn blocks_until(&self, deadline_s: f64) -> u32 {
-        ((deadline_s - self.deadline_s).max(0.0) * self.rate / f64::from(BLOCK_LEN)).ceil() as u32
+        ((deadline_s - self.deadline_s).max(0.0) * self.blocks_per_s()).ceil() as u32
     }
 }
 
@@ -129,16 +145,18 @@ pub(in crate::engine) struct Turn {
 #[derive(Debug)]
 pub(in crate::engine) struct Agenda {
     blocked: Vec<Turn>,
+    /// Blocks that reads are blocked on and nobody was asked for.
+    missing: u32,
     ahead: Vec<(usize, f64)>,
     /// Readers take turns.
     is_shared: bool,
 }
 
 impl Agenda {
-    pub(super) fn new(mut blocked: Vec<Turn>, ahead: Vec<(usize, f64)>) -> Self {
+    pub(super) fn new(mut blocked: Vec<Turn>, missing: u32, ahead: Vec<(usize, f64)>) -> Self {
         blocked.sort_unstable();
         let is_shared = blocked.first().is_some_and(|first| blocked.iter().any(|turn| turn.reader != first.reader));
-        Self { blocked, ahead, is_shared }
+        Self { blocked, missing, ahead, is_shared }
     }
 
     pub(in crate::engine) fn is_empty(&self) -> bool {
@@ -150,13 +168,25 @@ impl Agenda {
         self.blocked.iter().map(|turn| turn.at)
     }
 
+    /// Blocks that reads are blocked on and nobody was asked for, about.
+    pub(in crate::engine) fn missing(&self) -> u32 {
+        self.missing
+    }
+
     /// Indices of the lanes ahead of readers, and the bytes a second that those read.
     pub(in crate::engine) fn ahead(&self) -> &[(usize, f64)] {
         &self.ahead
     }
 
-    /// The next turn of a reader is `turn`.
+    /// Nothing of a lane is missing any more.
+    pub(super) fn drop_lane(&mut self, at: usize) {
+        self.blocked.retain(|turn| turn.at != at);
+        self.ahead.retain(|(ahead, _)| *ahead != at);
+    }
+
+    /// A block of a reader was asked for; its next turn is `turn`.
     pub(super) fn served(&mut self, reader: ReaderId, turn: u64) {
+        self.missing = self.missing.saturating_sub(1);
         if self.is_shared {
             self.blocked.iter_mut().filter(|lane| lane.reader == reader).for_each(|lane| lane.turn = turn);
             self.blocked.sort_unstable();

@@ -88,7 +88,8 @@ fn after_a_seek_nothing_unwanted_is_asked_for() {
     let Sim { net, nodes } = &mut sim;
     assert_eq!(net.check.cancels, 0);
     nodes[1].seek(net, 0, target, 131_072);
-    assert!(net.check.cancels > 50, "{} cancels", net.check.cancels);
+    // What the path and a tenth of a second hold.
+    assert!(net.check.cancels > 30, "{} cancels", net.check.cancels);
     assert!(sim.run_until(S, |sim| sim.finished(1)), "a seek is answered soon");
     let wait = *sim.nodes[1].apps[0].waits.last().unwrap();
     assert!(wait < Duration::from_millis(300), "{wait:?}");

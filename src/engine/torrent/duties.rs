@@ -6,6 +6,7 @@ use super::Torrent;
 use crate::engine::DisconnectReason;
 use crate::engine::choker::ROUND;
 use crate::engine::manager::Context;
+use crate::engine::scheduling::WORTH_IT;
 use crate::types::ConnId;
 use crate::wire::Message;
 
@@ -14,6 +15,8 @@ const WAITING: Duration = Duration::from_millis(25);
 /// Between two looks while requests are in flight.
 const BUSY: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(1);
+/// Between two looks at whom to tell of others: each is told once a minute.
+const GOSSIP: Duration = Duration::from_secs(1);
 /// A look that comes so late: the machine slept, or the clock jumped. Nobody is to blame for what did not come.
 const LOST: Duration = Duration::from_secs(10);
 /// Between two keep-alives of a connection that says nothing else.
@@ -26,7 +29,7 @@ const MAX_IDLE_SEEDS: usize = 8;
 impl Torrent {
     /// When [`Torrent::duties`] are to be done next.
     pub(in crate::engine) fn next_duty(&self) -> Instant {
-        self.ranking.next_room().map_or(self.next_duty, |room| room.min(self.next_duty))
+        self.ranking.next_opening().map_or(self.next_duty, |opening| opening.min(self.next_duty))
     }
 
     /// Something began that wants a closer look than idleness.
@@ -35,8 +38,8 @@ impl Torrent {
     }
 
     pub(in crate::engine) fn duties(&mut self, ctx: &mut Context<'_>) {
-        while let Some(conn) = self.ranking.take_room(ctx.now) {
-            self.dirty.peers.insert(conn);
+        while let Some(conn) = self.ranking.take_opening(ctx.now) {
+            self.dirty.opened.push(conn);
         }
         if ctx.now < self.next_duty {
             return;
@@ -62,20 +65,25 @@ impl Torrent {
             self.dial(ctx);
             self.tend_reserve(ctx);
             self.tend_connections(ctx);
-            self.gossip(ctx);
             self.hear_late(ctx);
             self.dirty.all |= self.prefetch.is_bulk();
+        }
+        if ctx.now >= self.next_gossip {
+            self.next_gossip = ctx.now + GOSSIP;
+            self.gossip(ctx);
         }
         if ctx.now >= self.next_round {
             self.next_round = ctx.now + ROUND;
             self.choke_round(ctx);
             self.tell_completion(ctx);
         }
-        let busy = self.search.is_some() || self.peers.values().any(|peer| peer.flow.in_flight() > 0);
-        let pace = match (self.readers.waiting_reads() > 0, busy) {
-            (true, _) => WAITING,
-            (false, true) => BUSY,
-            (false, false) => IDLE,
+        let is_busy = || self.search.is_some() || self.peers.values().any(|peer| peer.flow.in_flight() > 0);
+        let pace = if self.readers.waiting_reads() > 0 {
+            WAITING
+        } else if is_busy() {
+            BUSY
+        } else {
+            IDLE
         };
         let next = ctx.now + pace;
         self.next_duty = self.readers.next_expiry().map_or(next, |expiry| next.min(expiry.max(ctx.now)));
@@ -98,7 +106,7 @@ impl Torrent {
             let Some(peer) = self.peers.get_mut(&conn) else { continue };
             peer.flow.stalls += 1;
             peer.flow.progress = Some(ctx.now);
-            self.rerank(ctx.now, conn);
+            self.rerank(ctx, conn, WORTH_IT);
             let Some(peer) = self.peers.get(&conn) else { continue };
             let requests: Vec<_> = peer.flow.requests().map(|request| (request.number, request.span.piece.0)).collect();
             for (number, piece) in requests {

@@ -5,17 +5,16 @@
 //! that the others get there before this peer's answer would arrive. So a piece is striped over all peers by estimated
 //! arrival, and a slow peer works further ahead instead of holding up a read.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::BTreeSet;
 
 use super::pick::{Idle, Pick};
-use super::{Content, Torrent};
-use crate::engine::flow::Purpose;
+use super::ranking::Estimate;
+use super::{Content, Dirty, Torrent};
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
 use crate::engine::pieces::{BlockState, Leaves};
 use crate::engine::readers::Agenda;
-use crate::engine::scheduling::ENOUGH_UNNEEDED;
+use crate::engine::scheduling::{ENOUGH_UNNEEDED, WORTH_IT};
 use crate::engine::{DisconnectReason, Output};
 use crate::types::{BlockSpan, ConnId};
 use crate::wire::Message;
@@ -29,46 +28,6 @@ pub(super) enum Pace {
     Turn,
 }
 
-/// Under which circumstances a queue is filled.
-#[derive(Clone, Copy, Debug)]
-struct Room {
-    purpose: Purpose,
-    /// Only if there is enough room: the effort is not spent for every single block of a deep queue.
-    worth_it: bool,
-}
-
-/// Peers that may take a block, whoever would deliver it first before the others.
-struct Turns {
-    /// Not asked yet.
-    waiting: VecDeque<(u64, ConnId)>,
-    /// Took a block, and may take another.
-    again: BinaryHeap<Reverse<(u64, ConnId)>>,
-}
-
-impl Turns {
-    /// Of peers in the order in which they would deliver.
-    fn of(order: impl Iterator<Item = (f64, ConnId)>) -> Self {
-        // The bits of positive floats are in the order of the floats.
-        Self { waiting: order.map(|(eta, conn)| (eta.to_bits(), conn)).collect(), again: BinaryHeap::new() }
-    }
-
-    /// Whose turn it is, and whether it is its first.
-    fn next(&mut self) -> Option<(ConnId, bool)> {
-        let is_again = match (self.waiting.front(), self.again.peek()) {
-            (Some(first), Some(Reverse(second))) => second < first,
-            (first, _) => first.is_none(),
-        };
-        if is_again {
-            return self.again.pop().map(|Reverse((_, conn))| (conn, false));
-        }
-        self.waiting.pop_front().map(|(_, conn)| (conn, true))
-    }
-
-    fn again(&mut self, conn: ConnId, eta_s: Option<f64>) {
-        self.again.extend(eta_s.map(|eta| Reverse((eta.to_bits(), conn))));
-    }
-}
-
 impl Torrent {
     /// Fills the queues that have room, if anything has changed that may matter.
     pub(in crate::engine) fn schedule(&mut self, ctx: &mut Context<'_>) {
@@ -79,51 +38,50 @@ impl Torrent {
     }
 
     fn fill_queues(&mut self, ctx: &mut Context<'_>) {
-        if self.dirty.peers.is_empty() && !self.dirty.all {
+        let Dirty { mut peers, opened, all } = std::mem::take(&mut self.dirty);
+        if peers.is_empty() && opened.is_empty() && !all {
             return;
         }
-        let peers = std::mem::take(&mut self.dirty.peers);
-        let all = std::mem::take(&mut self.dirty.all);
+        for conn in &peers {
+            self.rerank(ctx, *conn, WORTH_IT);
+        }
+        peers.extend(opened);
         if self.hold.is_some_and(|until| ctx.now < until) {
             return;
         }
         let Some(content) = &self.content else { return };
-        self.readers.advance_lanes(&content.pieces);
-        let mut agenda = self.readers.agenda(ctx.now);
-        if agenda.is_empty() && (!self.prefetch.is_bulk() || content.pieces.is_complete()) {
-            return;
+        let mut agenda = self.readers.take_agenda(ctx.now, &content.pieces);
+        let is_idle = agenda.is_empty() && (!self.prefetch.is_bulk() || content.pieces.is_complete());
+        if !is_idle && self.may_request(ctx) {
+            let sole = peers.first().copied().filter(|_| !all && peers.len() == 1);
+            self.fill(ctx, &mut agenda, sole);
         }
-        if !self.may_request(ctx) {
-            return;
-        }
+        self.readers.put_agenda(agenda);
+    }
+
+    /// Fills the queues of all peers, or of one.
+    fn fill(&mut self, ctx: &mut Context<'_>, agenda: &mut Agenda, sole: Option<ConnId>) {
         let swarm = self.estimate(ctx);
-        self.purpose = self.readers.purpose(ctx.now);
-        let room = Room { purpose: self.purpose, worth_it: true };
+        self.purpose = self.purpose.max(self.readers.purpose(ctx.now));
+        let (mut after, mut unneeded) = (None, 0);
         // Whoever would answer first takes the first block.
-        let mut turns = if all { Turns::of(self.ranking.iter()) } else { Turns::of(self.places_of(&peers)) };
-        let mut unneeded = 0;
-        while let Some((conn, is_first)) = turns.next() {
-            let room = Room { worth_it: is_first, ..room };
-            let Some(peer) = self.peers.get(&conn).filter(|peer| self.has_room(ctx, peer, room)) else { continue };
-            match self.pick(ctx, peer, swarm, &agenda) {
-                Ok(pick) => {
-                    self.request(ctx, conn, pick, &mut agenda);
-                    turns.again(conn, self.ranking.eta_s(conn));
-                }
+        while unneeded < ENOUGH_UNNEEDED && self.may_request(ctx) {
+            let place = sole.map_or_else(|| self.ranking.next_open(after), |conn| self.ranking.open_place(conn));
+            let Some(place) = place else { break };
+            after = Some(place);
+            match self.pick_for(ctx, place.conn(), swarm, agenda) {
+                Ok(pick) => self.request(ctx, place.conn(), pick, agenda),
+                Err(_) if sole.is_some() => break,
                 Err(Idle::OthersFirst) => unneeded += 1,
                 Err(Idle::Other) => {}
-            }
-            if unneeded >= ENOUGH_UNNEEDED || !self.may_request(ctx) {
-                break;
             }
         }
     }
 
-    /// The places of some peers, in their order.
-    fn places_of(&self, peers: &BTreeSet<ConnId>) -> impl Iterator<Item = (f64, ConnId)> + use<> {
-        let mut places: Vec<_> = peers.iter().filter_map(|conn| Some((self.ranking.eta_s(*conn)?, *conn))).collect();
-        places.sort_by(|a, b| a.0.total_cmp(&b.0));
-        places.into_iter()
+    /// The block that a peer with room in its queue should be asked for next.
+    fn pick_for(&self, ctx: &mut Context<'_>, conn: ConnId, swarm: Estimate, agenda: &Agenda) -> Result<Pick, Idle> {
+        let peer = self.peers.get(&conn).filter(|peer| self.is_asked(ctx, peer)).ok_or(Idle::Other)?;
+        self.pick(ctx, peer, swarm, agenda)
     }
 
     /// Whether the limit lets this torrent request now. If not it waits for its turn, behind others that wait.
@@ -148,17 +106,10 @@ impl Torrent {
         self.dirty.all = true;
     }
 
-    /// Whether a peer's queue has room.
-    fn has_room(&self, ctx: &Context<'_>, peer: &Peer, room: Room) -> bool {
-        if peer.chokes_us && peer.allowed.is_empty() || peer.useful == 0 {
-            return false;
-        }
-        if peer.is_reserve() && !self.calls_reserve(ctx) {
-            return false;
-        }
-        let cap = ctx.config.max_requests;
-        let share = if room.worth_it { 7.0 / 8.0 } else { 1.0 };
-        peer.flow.has_room(ctx.now, room.purpose, cap, self.peers.len(), share)
+    /// Whether a peer is asked for anything, if its queue has room: for more than when it was ranked.
+    fn is_asked(&self, ctx: &Context<'_>, peer: &Peer) -> bool {
+        let has_use = peer.useful > 0 && (!peer.chokes_us || !peer.allowed.is_empty());
+        has_use && (!peer.is_reserve() || self.calls_reserve(ctx)) && self.queue_has_room(ctx, peer, 1.0)
     }
 
     /// Whether a peer may be asked for blocks of a piece.
@@ -193,7 +144,7 @@ impl Torrent {
         if let Some(lane) = pick.lane {
             self.readers.served(lane, agenda, &content.pieces);
         }
-        self.rerank(ctx.now, conn);
+        self.rerank(ctx, conn, 1.0);
     }
 
     /// A request to a peer is over without its block.
@@ -228,7 +179,6 @@ impl Torrent {
             let span = content.pieces.span(piece, block);
             peer.send(ctx.now, ctx.out, Message::Cancel(span));
             self.dirty.peers.insert(conn);
-            self.rerank(ctx.now, conn);
             self.release(conn, number);
         }
     }
@@ -273,7 +223,6 @@ impl Torrent {
         let number = if is_block { content.pieces.number(span.piece.0, span.block().0) } else { 0 };
         let answered = if is_block { peer.flow.arrived(ctx.now, number, span.len) } else { Answered::Unknown };
         self.dirty.peers.insert(conn);
-        self.rerank(ctx.now, conn);
         let (Some(content), Some(peer)) = (&mut self.content, self.peers.get(&conn)) else { return };
         if answered == Answered::Unknown {
             self.wasted.unasked += bytes;

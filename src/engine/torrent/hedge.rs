@@ -6,21 +6,26 @@ use super::Torrent;
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
 use crate::engine::scheduling::{
-    HEDGE_COMMON, HEDGE_LOOKS, HEDGE_PEERS, HEDGE_QUEUE, HEDGE_SHARE, HEDGE_START, HEDGE_TIMES, HEDGE_TIMES_LATE,
-    HEDGE_TIMES_STRANGER, MIN_GAIN_S, SOON_S,
+    HEDGE_COMMON, HEDGE_LOOKS, HEDGE_LOOKS_SOLE, HEDGE_PEERS, HEDGE_QUEUE, HEDGE_SHARE, HEDGE_START, HEDGE_TIMES,
+    HEDGE_TIMES_LATE, HEDGE_TIMES_STRANGER, MIN_GAIN_S, SOON_S,
 };
 use crate::types::{BlockSpan, ConnId};
 use crate::wire::Message;
+
+/// A block that may be worth a second copy.
+struct Late {
+    number: u32,
+    /// A read is blocked on it.
+    is_blocked: bool,
+    /// Its reader waits for nothing else.
+    is_sole: bool,
+}
 
 impl Torrent {
     /// Asks a second peer for blocks that reads are blocked on, where that brings them earlier and the budget allows.
     pub(super) fn hedge(&mut self, ctx: &mut Context<'_>) {
         self.estimate(ctx);
-        let Some(content) = &self.content else { return };
-        let blocked = self.readers.blocked_on(&content.pieces, HEDGE_LOOKS);
-        let soon = self.readers.needed_within(ctx.now, SOON_S, &content.pieces, HEDGE_LOOKS);
-        let blocked = blocked.into_iter().map(|(number, is_sole)| (number, true, is_sole));
-        for (number, is_blocked, is_sole) in blocked.chain(soon.into_iter().map(|number| (number, false, false))) {
+        for Late { number, is_blocked, is_sole } in self.late(ctx) {
             let Some((conn, span)) = self.second_peer(ctx, number, is_blocked) else { continue };
             let budget = HEDGE_START + (self.useful as f64 * HEDGE_SHARE) as u64;
             // A part is kept for those who wait for nothing else.
@@ -35,8 +40,34 @@ impl Torrent {
                 peer.flow.sent(ctx.now, number, span, false);
                 peer.send(ctx.now, ctx.out, Message::Request(span));
             }
-            self.rerank(ctx.now, conn);
+            self.rerank(ctx, conn, 1.0);
         }
+    }
+
+    /// Blocks of readers that wait for nothing else; then those that are late, or asked of a peer that takes far longer
+    /// than the best one, and that a read is blocked on; and late ones that a reader gets to soon. First those that were
+    /// due first.
+    fn late(&self, ctx: &Context<'_>) -> Vec<Late> {
+        let (Some(content), Some((best_s, _))) = (&self.content, self.ranking.iter().next()) else { return Vec::new() };
+        let pieces = &content.pieces;
+        let sole = self.readers.sole_on_their_way(pieces, HEDGE_LOOKS_SOLE);
+        let mut blocks: Vec<Late> =
+            sole.into_iter().map(|number| Late { number, is_blocked: true, is_sole: true }).collect();
+        let far = ctx.now + Duration::from_secs_f64((best_s * HEDGE_TIMES).min(3600.0));
+        let requests = self.peers.values().flat_map(|peer| peer.flow.requests());
+        let mut late: Vec<_> = requests.filter(|request| request.due < ctx.now || request.due > far).collect();
+        late.sort_by_key(|request| request.due);
+        late.truncate(HEDGE_LOOKS);
+        let soon = self.readers.needed_within(ctx.now, SOON_S, pieces);
+        for request in late {
+            let (number, piece, block) = (request.number, request.span.piece.0, request.span.block().0);
+            let is_soon = || soon.iter().any(|extent| extent.wanted_in(piece, pieces).contains(&block));
+            let is_blocked = self.readers.wait_for(piece, block, pieces);
+            if is_blocked || request.due < ctx.now && is_soon() {
+                blocks.push(Late { number, is_blocked, is_sole: false });
+            }
+        }
+        blocks
     }
 
     /// A peer that would deliver a requested block clearly earlier than the one that was asked.
@@ -56,7 +87,7 @@ impl Torrent {
             peer.conn != first
                 && peer.flow.stalls == 0
                 && !peer.flow.knows(number)
-                && peer.flow.has_room(ctx.now, self.purpose, ctx.config.max_requests, self.peers.len(), HEDGE_QUEUE)
+                && self.queue_has_room(ctx, peer, HEDGE_QUEUE)
                 && self.may_ask(ctx, content, peer, piece)
         };
         // An overdue answer is expected to take as long again as it is late, and one of a stranger as long as it took.
@@ -68,7 +99,8 @@ impl Torrent {
             (overdue.max(Duration::from_millis(50)), HEDGE_TIMES_LATE)
         };
         let expected_s = Some(expected.as_secs_f64()).filter(|expected_s| *expected_s > MIN_GAIN_S)?;
-        let mut first_ones = self.ranking.iter().take(HEDGE_PEERS);
+        let first_ones = self.ranking.iter().take(HEDGE_PEERS);
+        let mut first_ones = first_ones.take_while(|(eta_s, _)| eta_s * HEDGE_TIMES_LATE < expected_s);
         let best = first_ones.find(|(eta_s, conn)| {
             let peer = self.peers.get(conn).filter(|peer| {
                 let times = if peer.flow.delay_s().is_some() { times } else { HEDGE_TIMES_STRANGER };

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use super::{Content, Torrent};
 use crate::engine::manager::Context;
-use crate::engine::scheduling::{WAY_BLOCKS, WAY_GAIN, WAY_GAIN_S};
+use crate::engine::peer::Peer;
+use crate::engine::scheduling::{WAY_BLOCKS, WAY_GAIN, WAY_GAIN_S, WAY_PEERS};
 use crate::types::{BLOCK_LEN, ConnId, ReadId};
 
 /// A peer that requests could be taken back from.
@@ -83,7 +84,9 @@ impl Torrent {
     /// Peers that would deliver a block clearly earlier than in `quickest_s` seconds if they were asked for nothing
     /// ahead.
     fn clearable(&self, ctx: &Context<'_>, content: &Content, quickest_s: f64, guess: f64) -> Vec<Clearable> {
-        let peers = self.peers.values().filter(|peer| peer.flow.stalls == 0 && peer.flow.in_flight() > 0);
+        let ahead = |peer: &&Peer| peer.flow.requests().any(|request| request.ahead);
+        let first_ones = self.ranking.iter().take(WAY_PEERS).filter_map(|(_, conn)| self.peers.get(&conn));
+        let peers = first_ones.filter(|peer| peer.flow.stalls == 0).filter(ahead);
         let clearable = peers.filter_map(|peer| {
             let block_s = f64::from(BLOCK_LEN) / peer.flow.rate(ctx.now).unwrap_or(guess).max(1.0);
             let least_s = peer.flow.eta_without(ctx.now, guess, peer.flow.in_flight());

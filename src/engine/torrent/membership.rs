@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Torrent;
 use crate::engine::manager::Context;
 use crate::engine::peer::{Owned, Peer};
+use crate::engine::scheduling::WORTH_IT;
 use crate::engine::{DisconnectReason, Output};
 use crate::types::{ConnId, PeerAddr, PeerIdentity, PieceIndex};
 use crate::wire::{Handshake, Message};
@@ -48,6 +49,9 @@ impl Torrent {
             return;
         }
         let urgent = self.search.is_some() || self.readers.waiting_reads() > 0;
+        if !self.candidates.has_due(ctx.now, urgent) {
+            return;
+        }
         let banned = &*ctx.banned;
         let identities: BTreeSet<&PeerIdentity> = self.peers.values().map(|peer| &*peer.identity).collect();
         let dialable: BTreeSet<SocketAddr> = self.peers.values().filter_map(Peer::dialable).collect();
@@ -88,7 +92,7 @@ impl Torrent {
             return;
         }
         self.peers.insert(conn, peer);
-        self.rerank(ctx.now, conn);
+        self.rerank(ctx, conn, WORTH_IT);
         self.greet(ctx, conn);
         self.introduce(ctx, conn);
     }

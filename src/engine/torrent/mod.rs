@@ -63,6 +63,8 @@ struct Content {
 #[derive(Debug, Default)]
 struct Dirty {
     peers: BTreeSet<ConnId>,
+    /// Those whose queues have room just because time went by.
+    opened: Vec<ConnId>,
     all: bool,
 }
 
@@ -108,6 +110,7 @@ pub(super) struct Torrent {
     next_duty: Instant,
     next_round: Instant,
     next_housekeeping: Instant,
+    next_gossip: Instant,
     down: RateMeter,
     up: RateMeter,
     downloaded: u64,
@@ -151,6 +154,7 @@ impl Torrent {
             next_duty: now,
             next_round: now,
             next_housekeeping: now,
+            next_gossip: now,
             down: RateMeter::default(),
             up: RateMeter::default(),
             downloaded: 0,

@@ -1,7 +1,6 @@
 //! The block that a peer should be asked for.
 
 use std::cell::Cell;
-use std::cmp::Ordering;
 
 use super::ranking::Estimate;
 use super::{Content, Torrent};
@@ -9,7 +8,7 @@ use crate::engine::Prefetch;
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
 use crate::engine::readers::{Agenda, Lane, Urgency};
-use crate::engine::scheduling::{MAX_LOOKS, SLACK, SLACK_S};
+use crate::engine::scheduling::{IN_TIME, MAX_LOOKS, MAX_STRETCH, SLACK, SLACK_S};
 use crate::types::BLOCK_LEN;
 
 /// A block to ask for.
@@ -39,6 +38,25 @@ enum Verdict {
     PassOver(u32),
 }
 
+/// The best other peer for a piece.
+#[derive(Clone, Copy, Debug)]
+struct Rival {
+    /// `None`: for any, it has all of them.
+    piece: Option<u32>,
+    /// Seconds until it would deliver a block; infinite if nobody else would.
+    eta_s: f64,
+}
+
+/// Where the search is in a lane ahead of a reader.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    urgency: Urgency,
+    at: usize,
+    place: (u32, u32),
+    /// It is known to be missing, and the peer may be asked for it.
+    is_found: bool,
+}
+
 /// Looks for a block for one peer: the first one that no other peer would deliver earlier.
 struct Search<'a> {
     torrent: &'a Torrent,
@@ -51,10 +69,12 @@ struct Search<'a> {
     pace: f64,
     /// Blocks that are left to others, which they deliver first.
     passed_over: u32,
+    /// Blocks that are left to others, and not passed over yet.
+    left_over: u32,
     /// The piece that was looked at last, and whether the peer may be asked for it.
     usable: Cell<(u32, bool)>,
-    /// That piece, and seconds until the best other peer would deliver a block of it.
-    rival: Option<(u32, f64)>,
+    /// The best other peer.
+    rival: Option<Rival>,
     looks_left: u32,
     idle: Idle,
 }
@@ -74,26 +94,48 @@ impl Search<'_> {
         })
     }
 
-    /// The first one of a lane.
-    fn first(&mut self, at: usize) -> Option<(u32, u32)> {
+    /// The next one of a lane of which nothing was looked at before.
+    fn first(&mut self, at: usize, from: (u32, u32)) -> Option<(u32, u32)> {
         let lane = self.lane(at);
-        let first = self.next(lane, lane.start());
+        let first = self.next(lane, from);
         if first.is_none() && !lane.is_done() {
             self.idle = Idle::Other;
         }
         first
     }
 
+    /// A block that a read is blocked on.
+    fn in_reads(&mut self, agenda: &Agenda) -> Option<Pick> {
+        for at in agenda.blocked() {
+            if let Some(pick) = self.in_read(at) {
+                return Some(pick);
+            }
+            // All the rest is for others, too.
+            let rest = agenda.missing().saturating_sub(self.passed_over);
+            if self.left_over > rest && self.content.isolated.is_empty() && self.knows_rival(u32::MAX) {
+                self.passed_over += rest;
+                break;
+            }
+        }
+        None
+    }
+
     /// A block of a lane that a read is blocked on.
     fn in_read(&mut self, at: usize) -> Option<Pick> {
-        let mut place = self.first(at)?;
+        let mut place = self.first(at, self.lane(at).start())?;
         while self.looks_left > 0 {
-            let most = match self.judge(place, 0.0) {
-                Verdict::Take => return Some(Pick { piece: place.0, block: place.1, lane: Some(at), blocked: true }),
-                Verdict::PassOver(most) => most,
-            };
-            let (passed, next) = self.lane(at).pass_over(place, most, u32::MAX, &self.content.pieces);
+            // What is left to others of one lane need not be looked at in the next one.
+            if self.left_over == 0 || !self.knows_rival(place.0) {
+                match self.judge(place, 0.0) {
+                    Verdict::Take => {
+                        return Some(Pick { piece: place.0, block: place.1, lane: Some(at), blocked: true });
+                    }
+                    Verdict::PassOver(most) => self.left_over = most,
+                }
+            }
+            let (passed, next) = self.lane(at).pass_over(place, self.left_over, u32::MAX, &self.content.pieces);
             self.passed_over += passed;
+            self.left_over = self.left_over.saturating_sub(passed);
             place = self.next(self.lane(at), next)?;
         }
         None
@@ -101,51 +143,74 @@ impl Search<'_> {
 
     /// A block ahead of readers, in the order in which they get there.
     fn ahead(&mut self, lanes: &[(usize, f64)]) -> Option<Pick> {
-        let piece_length = self.content.pieces.layout().piece_length();
-        let mut heads: Vec<(Urgency, usize, (u32, u32))> = Vec::with_capacity(lanes.len());
-        for (at, rate) in lanes {
-            let place = self.first(*at);
-            heads.extend(place.map(|place| (Urgency::of(self.lane(*at), place, *rate, piece_length), *at, place)));
-        }
+        let heads = lanes.iter().map(|(at, rate)| self.head(*at, self.lane(*at).start(), *rate));
+        let mut heads: Vec<Head> = heads.filter(|head| !self.lane(head.at).is_done()).collect();
+        // So many times as many blocks as are missing were wanted where it looked last.
+        let mut wanted_per_missing = 1.0;
         while self.looks_left > 0 {
-            let soonest = |a: &usize, b: &usize| {
-                heads[*a].0.deadline_s.partial_cmp(&heads[*b].0.deadline_s).unwrap_or(Ordering::Equal)
-            };
+            let soonest = |a: &usize, b: &usize| heads[*a].urgency.deadline_s.total_cmp(&heads[*b].urgency.deadline_s);
             let first = (0..heads.len()).min_by(soonest)?;
-            let second = (0..heads.len()).filter(|head| *head != first).min_by(soonest);
-            let (urgent, at, place) = heads[first];
-            let most = match self.judge(place, urgent.deadline_s) {
+            let Head { urgency, at, place, is_found } = heads[first];
+            if !is_found {
+                match self.first(at, place) {
+                    Some(place) => heads[first] = Head { is_found: true, ..self.head(at, place, urgency.rate) },
+                    None => drop(heads.swap_remove(first)),
+                }
+                continue;
+            }
+            let most = match self.judge(place, urgency.deadline_s) {
                 Verdict::Take => return Some(Pick { piece: place.0, block: place.1, lane: Some(at), blocked: false }),
                 Verdict::PassOver(most) => most,
             };
-            // No further than to what another reader needs sooner, or to what this peer delivers in time.
-            let in_time_s = self.eta_s * 1.5;
-            let latest_s = second.map_or(in_time_s, |second| heads[second].0.deadline_s.min(in_time_s));
-            let until = place.1.saturating_add(urgent.blocks_until(latest_s));
-            let (passed, next) = self.lane(at).pass_over(place, most, until, &self.content.pieces);
-            self.passed_over += passed;
-            match self.next(self.lane(at), next) {
-                Some(place) => heads[first] = (Urgency::of(self.lane(at), place, urgent.rate, piece_length), at, place),
-                None => drop(heads.swap_remove(first)),
-            }
+            // No further than to what this peer delivers in time.
+            let wanted = f64::from(most) * wanted_per_missing;
+            let until_s = horizon_s(&mut heads, wanted).min(self.eta_s * IN_TIME).max(urgency.deadline_s);
+            let mut left = most;
+            heads.retain_mut(|head| self.pass_over_until(head, until_s, &mut left));
+            wanted_per_missing = (wanted / f64::from((most - left).max(1))).min(MAX_STRETCH);
         }
         None
+    }
+
+    fn head(&self, at: usize, place: (u32, u32), rate: f64) -> Head {
+        let piece_length = self.content.pieces.layout().piece_length();
+        Head { urgency: Urgency::of(self.lane(at), place, rate, piece_length), at, place, is_found: false }
+    }
+
+    /// Passes over what a lane has before its reader gets to what it needs in `until_s`, `left` blocks at most. False if
+    /// the lane has no more.
+    fn pass_over_until(&mut self, head: &mut Head, until_s: f64, left: &mut u32) -> bool {
+        while *left > 0 && head.urgency.deadline_s <= until_s {
+            let until = head.place.1.saturating_add(head.urgency.blocks_until(until_s).max(1));
+            let (passed, next) = self.lane(head.at).pass_over(head.place, *left, until, &self.content.pieces);
+            self.passed_over += passed;
+            *left = left.saturating_sub(passed);
+            let Some(place) = self.next(self.lane(head.at), next) else { return false };
+            *head = Head { is_found: true, ..self.head(head.at, place, head.urgency.rate) };
+        }
+        true
+    }
+
+    /// Whether it is known who is best for a piece.
+    fn knows_rival(&self, piece: u32) -> bool {
+        let is_rival = |rival: &Rival| rival.piece.is_none_or(|same| same == piece);
+        self.rival.as_ref().is_some_and(is_rival) && !self.content.isolated.contains(&piece)
     }
 
     /// Whether a block which is needed in so many seconds is for this peer.
     fn judge(&mut self, (piece, block): (u32, u32), deadline_s: f64) -> Verdict {
         self.looks_left -= 1;
         let pieces = &self.content.pieces;
-        let other_s = match self.rival {
-            Some((same, other_s)) if same == piece => other_s,
+        let rival = match self.rival {
+            Some(rival) if self.knows_rival(piece) => rival,
             _ => self.torrent.best_other(self.ctx, self.content, self.peer, piece),
         };
-        self.rival = Some((piece, other_s));
+        self.rival = Some(rival);
         // The last block of a piece that verifies as a whole decides when the others are of use.
         let awaited = pieces.needs_whole(piece) && self.torrent.readers.wait_for(piece, block, pieces);
         let slack = if awaited { 1.0 } else { SLACK };
-        let others_get_there_s = other_s * slack + SLACK_S + f64::from(self.passed_over) / self.pace;
-        let in_time = self.eta_s * 1.5 < deadline_s && !awaited;
+        let others_get_there_s = rival.eta_s * slack + SLACK_S + f64::from(self.passed_over) / self.pace;
+        let in_time = self.eta_s * IN_TIME < deadline_s && !awaited;
         if !in_time && self.eta_s > others_get_there_s {
             return Verdict::PassOver(((self.eta_s - others_get_there_s) * self.pace).ceil() as u32);
         }
@@ -155,6 +220,22 @@ impl Search<'_> {
         }
         Verdict::Take
     }
+}
+
+/// In how many seconds readers get to so many blocks.
+fn horizon_s(heads: &mut [Head], blocks: f64) -> f64 {
+    heads.sort_unstable_by(|a, b| a.urgency.deadline_s.total_cmp(&b.urgency.deadline_s));
+    let (mut pace, mut at_s, mut left) = (0.0, 0.0, blocks);
+    for head in heads.iter() {
+        let gap_s = head.urgency.deadline_s - at_s;
+        if pace * gap_s >= left {
+            break;
+        }
+        left -= pace * gap_s;
+        at_s = head.urgency.deadline_s;
+        pace += head.urgency.blocks_per_s();
+    }
+    at_s + left / pace
 }
 
 impl Torrent {
@@ -175,27 +256,29 @@ impl Torrent {
             eta_s: peer.flow.eta(ctx.now, swarm.guess),
             pace: swarm.rate / f64::from(BLOCK_LEN),
             passed_over: 0,
+            left_over: 0,
             usable: Cell::new((u32::MAX, false)),
             rival: None,
             looks_left: MAX_LOOKS,
             idle: Idle::OthersFirst,
         };
-        let blocked = agenda.blocked().find_map(|lane| search.in_read(lane));
-        let pick = blocked.or_else(|| search.ahead(agenda.ahead())).ok_or(search.idle);
+        let pick = search.in_reads(agenda).or_else(|| search.ahead(agenda.ahead())).ok_or(search.idle);
         pick.or_else(|idle| match self.prefetch {
             Prefetch::None | Prefetch::Window => Err(idle),
             Prefetch::File | Prefetch::All => self.pick_rarest(ctx, content, peer).ok_or(Idle::Other),
         })
     }
 
-    /// When the best other peer would deliver a block of `piece`; infinite if nobody else would.
-    fn best_other(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32) -> f64 {
+    /// The peer that would deliver a block of `piece` first of all others.
+    fn best_other(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32) -> Rival {
         let others = self.ranking.iter().filter(|(_, conn)| *conn != peer.conn);
-        let mut able = others.filter(|(_, conn)| {
-            let other = self.peers.get(conn).filter(|other| other.flow.stalls == 0);
-            other.is_some_and(|other| self.may_ask(ctx, content, other, piece))
+        let mut able = others.filter_map(|(eta_s, conn)| {
+            let other = self.peers.get(&conn).filter(|other| other.flow.stalls == 0)?;
+            let has_all = other.serves_all(ctx.now) && !other.is_reserve() && content.isolated.is_empty();
+            let may = has_all || self.may_ask(ctx, content, other, piece);
+            may.then_some(Rival { piece: Some(piece).filter(|_| !has_all), eta_s })
         });
-        able.next().map_or(f64::INFINITY, |(eta, _)| eta)
+        able.next().unwrap_or(Rival { piece: Some(piece), eta_s: f64::INFINITY })
     }
 
     /// A block that nobody reads: first of pieces that were begun, then of the rarest.

@@ -68,7 +68,7 @@ impl Torrent {
         let Some(content) = &self.content else { return };
         let bytes = offset..offset.saturating_add(u64::from(len));
         let moved = self.readers.touch(ctx.now, reader, bytes, limit, &content.pieces);
-        if moved.sought {
+        if moved.left {
             self.cancel_unwanted(ctx);
         }
         self.dirty.all |= moved.moved;
