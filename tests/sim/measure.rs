@@ -99,6 +99,11 @@ fn finish(sim: &mut Sim, reader: usize, limit: Duration) {
     assert_eq!(failed, 0, "reads failed");
 }
 
+/// Bytes to read until what the peers can is known: two blocks of each.
+fn warm_up(swarm: Swarm) -> u64 {
+    (2 << 20).max(2 * u64::from(BLOCK_LEN) * swarm.seeds as u64)
+}
+
 /// First reads of a block: of strangers, and of peers that have delivered something.
 pub(super) fn start_up(swarm: Swarm, content: &Content, totals: &mut Totals) -> (f64, f64) {
     let mut sim = swarm.start(1, content);
@@ -106,7 +111,7 @@ pub(super) fn start_up(swarm: Swarm, content: &Content, totals: &mut Totals) -> 
     let block = App { len: u64::from(BLOCK_LEN), chunk: BLOCK_LEN, ..App::file(0, 0) };
     let cold = sim.read(reader, block);
     finish(&mut sim, reader, 60 * S);
-    sim.read(reader, App { offset: 8 << 20, ..App::file(0, 4 << 20) });
+    sim.read(reader, App { offset: 8 << 20, ..App::file(0, warm_up(swarm)) });
     finish(&mut sim, reader, 60 * S);
     sim.run_for(S);
     let warm = sim.read(reader, App { offset: LEN / 2, ..block });
@@ -134,7 +139,7 @@ pub(super) fn seek(swarm: Swarm, content: &Content, others: usize, totals: &mut 
     let mut sim = swarm.start(3, content);
     let reader = swarm.seeds;
     // What the peers can is known.
-    sim.read(reader, App::file(0, 2 << 20));
+    sim.read(reader, App::file(0, warm_up(swarm)));
     finish(&mut sim, reader, 60 * S);
     let pattern = Pattern::Seeking { seeks: SEEKS, run: 256 << 10 };
     let app = sim.read(reader, App { pattern, ..App::file(0, LEN) });
