@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use super::meter::DeliveryRate;
 use super::scheduling::{
     BULK_SLACK_S, CONTENDED_SLACK_S, DEVIATIONS, FAST_DEPTH, FAST_RATE, FIRST_DEPTH, FIRST_STALL, GUESSED_DELAY_S,
-    GUESSED_RATE, LEAST_DEPTH, MAX_SLACK_S, MAX_STALL, MAX_STREAM_DEPTH, MIN_STALL, PROBE_S, QUEUED, SETTLED_BLOCKS,
-    SETTLED_S, STREAM_SLACK_S, TIMED_S,
+    GUESSED_RATE, MAX_SLACK_S, MAX_STALL, MAX_STREAM_DEPTH, MIN_STALL, PROBE_S, QUEUED, SETTLED_BLOCKS, SETTLED_S,
+    STREAM_SLACK_S, TIMED_S,
 };
 use crate::types::{BLOCK_LEN, BlockSpan};
 
@@ -164,7 +164,7 @@ impl Flow {
             delivery: DeliveryRate::new(),
             min_delay: None,
             deviation: 0.0,
-            slow_start: Some(SlowStart { depth: LEAST_DEPTH, checked: None, rate: 0.0 }),
+            slow_start: Some(SlowStart { depth: 1, checked: None, rate: 0.0 }),
             peer_queue: DEFAULT_REQUEST_QUEUE,
             progress: None,
             stalls: 0,
@@ -306,7 +306,9 @@ impl Flow {
         let queued = delay.saturating_sub(least) > (least / 4).max(QUEUED);
         let in_flight = self.requests.len() as u32 + 1;
         let Some(start) = &mut self.slow_start else { return };
-        start.depth = (start.depth.max(in_flight) + 2).min(MAX_STREAM_DEPTH);
+        // The first block says nothing of what the peer can: the second one tells whether they come one by one.
+        let more = if start.checked.is_none() { 1 } else { 2 };
+        start.depth = (start.depth.max(in_flight) + more).min(MAX_STREAM_DEPTH);
         match start.checked {
             _ if queued => self.slow_start = None,
             None => (start.checked, start.rate) = (Some(now), rate),

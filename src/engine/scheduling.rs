@@ -9,8 +9,6 @@ use crate::types::BLOCK_LEN;
 
 /// Requests to all peers of which nothing is measured, before anything is known of them.
 pub(super) const FIRST_DEPTH: u32 = 16;
-/// Requests to a peer that has answered once, if it is not slow.
-pub(super) const LEAST_DEPTH: u32 = 2;
 /// A block that took so much longer than the quickest one, or a quarter more, was queued at the peer.
 pub(super) const QUEUED: Duration = Duration::from_millis(20);
 /// Seconds before a peer is expected to begin with a block in which it is too late to cancel it.

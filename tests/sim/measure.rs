@@ -99,9 +99,9 @@ fn finish(sim: &mut Sim, reader: usize, limit: Duration) {
     assert_eq!(failed, 0, "reads failed");
 }
 
-/// Bytes to read until what the peers can is known: two blocks of each.
+/// Bytes to read until what the peers can is known: a block of each.
 fn warm_up(swarm: Swarm) -> u64 {
-    (2 << 20).max(2 * u64::from(BLOCK_LEN) * swarm.seeds as u64)
+    (2 << 20).max(u64::from(BLOCK_LEN) * swarm.seeds as u64)
 }
 
 /// First reads of a block: of strangers, and of peers that have delivered something.
