@@ -85,8 +85,8 @@ async fn network(ip: &str, policy: EncryptionPolicy, swarms: ServedSwarms) -> So
     SocketNetwork::start(config, swarms).await.unwrap()
 }
 
-/// Shakes hands and fetches everything, comparing each block.
-async fn fetch_all(stream: PeerStream, swarm: SwarmId) {
+/// Shakes hands and fetches everything, comparing each block. The stream: as long as it lives the other end shows it.
+async fn fetch_all(stream: PeerStream, swarm: SwarmId) -> Box<dyn ByteStream> {
     let mut io = stream.io;
     let ours = Handshake::new(swarm, WirePeerId(*b"-KN0001-tests/mse.rs"));
     io.write_all(&ours.encode()).await.unwrap();
@@ -121,6 +121,7 @@ async fn fetch_all(stream: PeerStream, swarm: SwarmId) {
             None => read_more(&mut io, &mut decoder).await,
         }
     }
+    io
 }
 
 fn blocks() -> Vec<BlockSpan> {
@@ -154,7 +155,7 @@ async fn dial_libtorrent(ours: &str, theirs: &str, carrier: &str, level: &str, p
     let stream = network.transport().dial(PeerAddr::Socket(seed.addr), seed.swarm).await.unwrap();
     let fetched = tokio::spawn(fetch_all(stream, seed.swarm));
     assert_eq!(seed.sees(ours).await, if level == "both" { "rc4" } else { level });
-    fetched.await.unwrap();
+    drop(fetched.await.unwrap());
 }
 
 async fn let_libtorrent_dial(ours: &str, theirs: &str, carrier: &str, level: &str, policy: EncryptionPolicy) {
@@ -167,7 +168,7 @@ async fn let_libtorrent_dial(ours: &str, theirs: &str, carrier: &str, level: &st
     let stream = timeout(PATIENCE, incoming.recv()).await.expect("libtorrent did not get through").unwrap();
     let fetched = tokio::spawn(fetch_all(stream, seed.swarm));
     assert_eq!(seed.sees(ours).await, if level == "both" { "rc4" } else { level });
-    fetched.await.unwrap();
+    drop(fetched.await.unwrap());
 }
 
 #[tokio::test]
