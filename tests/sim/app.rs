@@ -126,7 +126,8 @@ pub(in crate::engine) struct Reading {
     clock: Option<Instant>,
     /// When it is to go on.
     wakes: Option<Instant>,
-    /// Time that a player stood still.
+    /// Time that a player took until it began, and that it stood still after that.
+    pub(in crate::engine) buffered: Duration,
     pub(in crate::engine) stalled: Duration,
 }
 
@@ -144,6 +145,7 @@ impl Reading {
             failed: 0,
             clock: None,
             wakes: None,
+            buffered: Duration::ZERO,
             stalled: Duration::ZERO,
         }
     }
@@ -203,8 +205,15 @@ impl Reading {
         if let Some(late) = self.played_at(wanted.offset).map(|at| now.saturating_duration_since(at)) {
             self.stalled += late;
             self.clock = self.clock.map(|clock| clock + late);
-        } else if self.waits.len() == self.app.ahead {
+        } else if self.has_buffered() {
             self.clock = Some(now);
+            self.buffered = self.started.map_or(Duration::ZERO, |started| now - started);
         }
+    }
+
+    /// Whether all is there that a player waits for before it begins: it does not begin with a gap.
+    fn has_buffered(&self) -> bool {
+        let first = self.app.offset..self.app.offset + self.app.ahead as u64 * u64::from(self.app.chunk);
+        self.waits.len() >= self.app.ahead && !self.pending.values().any(|(read, _)| first.contains(&read.offset))
     }
 }

@@ -15,8 +15,8 @@ pub(in crate::engine) struct Measures {
     pub(in crate::engine) cold_ms: f64,
     /// The same of another reader, when the peers have delivered something.
     pub(in crate::engine) start_ms: f64,
-    /// Share of the time that a player stood still, at each of [`LOADS`].
-    pub(in crate::engine) rebuffer: [f64; LOADS.len()],
+    /// How a player fared at each of [`LOADS`].
+    pub(in crate::engine) played: [Played; LOADS.len()],
     /// Of first reads after seeks: alone, beside three readers, beside fifteen.
     pub(in crate::engine) seeks: [Quantiles; OTHERS.len()],
     /// Bytes fetched per byte read by random reads of a block.
@@ -27,6 +27,15 @@ pub(in crate::engine) struct Measures {
     pub(in crate::engine) jain: f64,
     /// Real time of the engine for each block that it fetched.
     pub(in crate::engine) block_us: f64,
+}
+
+/// How a player fared.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::engine) struct Played {
+    /// Until it had buffered a second and began.
+    pub(in crate::engine) begins_ms: f64,
+    /// Share of the time that it stood still after that.
+    pub(in crate::engine) stalled: f64,
 }
 
 /// Median and 99th percentile, in milliseconds.
@@ -79,8 +88,8 @@ pub(in crate::engine) fn measure(swarm: Swarm, content: &Content, form: Form) ->
     let mut totals = Totals::default();
     let (cold_ms, start_ms) = start_up(swarm, content, &mut totals);
     let mut measures = Measures { cold_ms, start_ms, ..Measures::default() };
-    for (load, rebuffer) in LOADS.into_iter().zip(&mut measures.rebuffer) {
-        *rebuffer = play(swarm, content, load, &mut totals);
+    for (load, played) in LOADS.into_iter().zip(&mut measures.played) {
+        *played = play(swarm, content, load, &mut totals);
     }
     for (others, seeks) in OTHERS.into_iter().zip(&mut measures.seeks) {
         *seeks = seek(swarm, content, others, &mut totals);
@@ -121,8 +130,8 @@ pub(super) fn start_up(swarm: Swarm, content: &Content, totals: &mut Totals) -> 
     (wait(cold), wait(warm))
 }
 
-/// Share of the time that a player of `load` times the capacity stands still.
-pub(super) fn play(swarm: Swarm, content: &Content, load: f64, totals: &mut Totals) -> f64 {
+/// How a player of `load` times the capacity fares.
+pub(super) fn play(swarm: Swarm, content: &Content, load: f64, totals: &mut Totals) -> Played {
     let mut sim = swarm.start(2, content);
     let rate = swarm.capacity() * load;
     let len = ((rate * PLAY_S) as u64).min(LEN);
@@ -131,7 +140,8 @@ pub(super) fn play(swarm: Swarm, content: &Content, load: f64, totals: &mut Tota
     let app = sim.read(swarm.seeds, App { rate, ahead, ..App::file(0, len) });
     finish(&mut sim, swarm.seeds, 300 * S);
     totals.add(&sim, swarm.seeds);
-    sim.nodes[swarm.seeds].apps[app].stalled.as_secs_f64() / PLAY_S
+    let app = &sim.nodes[swarm.seeds].apps[app];
+    Played { begins_ms: ms(app.buffered), stalled: app.stalled.as_secs_f64() / PLAY_S }
 }
 
 /// First reads after seeks, beside others that read as fast as they can, in all kinds of order.

@@ -6,6 +6,9 @@ use std::env;
 use super::measure::{LOADS, Measures, OTHERS, Totals, measure, play, seek, start_up};
 use super::swarms::{Form, Kind, Swarm, content};
 
+/// The load, of [`LOADS`], at which it is told when the player begins.
+const BEGINS_AT: usize = 2;
+
 /// Whether a row is wanted: by a part of its name, and all if there is no wish.
 fn is_wanted(name: &str) -> bool {
     env::var("KNOT_SIM").map_or(true, |parts| parts.split(',').any(|part| format!("{name}.").contains(part)))
@@ -14,11 +17,12 @@ fn is_wanted(name: &str) -> bool {
 fn print_head() {
     let loads: Vec<String> = LOADS.iter().map(|load| format!("{:.0}%", load * 100.0)).collect();
     println!(
-        "{:34} {:>7} {:>7} {:>6} {:^27} {:^41}",
-        "", "cold", "start", "bound", "stalled, playing at", "seeks p50/p99 ms beside other readers"
+        "{:34} {:>7} {:>7} {:>6} {:^27} {:>6} {:^41}",
+        "", "cold", "start", "bound", "stalled, playing at", "begins", "seeks p50/p99 ms beside other readers"
     );
     print!("{:34} {:>7} {:>7} {:>6}", "swarm; stalled when playing at:", "cold", "start", "bound");
     loads.iter().for_each(|load| print!(" {load:>6}"));
+    print!(" {:>6}", format!("at {:.0}%", LOADS[BEGINS_AT] * 100.0));
     OTHERS.iter().for_each(|others| print!(" {:>13}", format!("seek +{others}")));
     println!(" {:>6} {:>6} {:>6} {:>6} {:>9}", "bound", "b/read", "waste", "Jain", "us/block");
 }
@@ -27,7 +31,8 @@ fn print_row(name: &str, swarm: Swarm, measures: &Measures) {
     let block_ms = 16384.0 / swarm.fastest() * 1000.0;
     let round_trip_ms = swarm.round_trip().as_secs_f64() * 1000.0;
     print!("{name:34} {:>7.0} {:>7.0} {:>6.0}", measures.cold_ms, measures.start_ms, 2.0 * round_trip_ms + block_ms);
-    measures.rebuffer.iter().for_each(|ratio| print!(" {:>5.1}%", ratio * 100.0));
+    measures.played.iter().for_each(|played| print!(" {:>5.1}%", played.stalled * 100.0));
+    print!(" {:>6.0}", measures.played[BEGINS_AT].begins_ms);
     for seeks in &measures.seeks {
         print!(" {:>13}", format!("{:.0}/{:.0}", seeks.p50, seeks.p99));
     }
@@ -49,7 +54,7 @@ fn check(kind: Kind) {
         let sought = if finds_out { seeks.p50 } else { seeks.p99 };
         assert!(sought <= 2.0 * round_trip_ms + 1.5 * block_ms && seeks.p99 < 1000.0, "{measures:?}");
     }
-    assert!(kind == Kind::Churn || measures.rebuffer[..3] == [0.0; 3], "{measures:?}");
+    assert!(kind == Kind::Churn || measures.played[..3].iter().all(|played| played.stalled == 0.0), "{measures:?}");
     assert!(measures.fetched_per_read <= 1.1 && measures.waste <= 0.05 && measures.jain >= 0.95, "{measures:?}");
 }
 
@@ -86,16 +91,16 @@ fn a_swarm_that_comes_and_goes_can_be_read() {
 #[test]
 fn a_hundred_slow_seeds_add_to_a_fast_one() {
     let swarm = Swarm { kind: Kind::OneFast, seeds: 100 };
-    let stalled = play(swarm, &content(Form::Merkle, 4 << 20), 0.9, &mut Totals::default());
-    assert!(stalled == 0.0, "{stalled}");
+    let played = play(swarm, &content(Form::Merkle, 4 << 20), 0.9, &mut Totals::default());
+    assert!(played.stalled == 0.0, "{played:?}");
 }
 
 /// What the table found: a block that was lost early was asked for again behind up to nine others of 0.2 s each.
 #[test]
 fn a_hundred_slow_seeds_of_which_some_are_lost_stream_from_the_start() {
     for kind in [Kind::Stalling, Kind::Corrupt] {
-        let stalled = play(Swarm { kind, seeds: 100 }, &content(Form::Merkle, 4 << 20), 0.9, &mut Totals::default());
-        assert!(stalled == 0.0, "{kind:?}: {stalled}");
+        let played = play(Swarm { kind, seeds: 100 }, &content(Form::Merkle, 4 << 20), 0.9, &mut Totals::default());
+        assert!(played.stalled == 0.0, "{kind:?}: {played:?}");
     }
 }
 
