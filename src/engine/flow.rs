@@ -1,24 +1,22 @@
-//! What is asked of one peer: requests in flight, how many may be, and when the next one would be answered.
-//!
-//! A peer sends one block after the other. So the next one comes when all before it have come, and what it has sent of
-//! the current one is reckoned from the time since the last. Queues hold what the path needs and a little more: a quick
-//! peer is asked for several when one comes, a slow one for the next when it is about to be done, so that whatever turns
-//! out to be urgent meanwhile waits for one block at most.
+//! What is asked of one peer: requests in flight, and what became of them.
 //!
 //! Every request ends: with its block, a reject, a disconnect, or as a *tombstone*. A tombstone remembers a request
 //! that nobody waits for any more (cancelled, or given to another peer), so that its block is not taken for an
 //! unsolicited one when it arrives all the same.
+
+mod outlook;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::meter::DeliveryRate;
 use super::scheduling::{
-    BULK_SLACK_S, CONTENDED_SLACK_S, DEVIATIONS, FAST_DEPTH, FAST_RATE, FIRST_DEPTH, FIRST_STALL, GUESSED_DELAY_S,
-    GUESSED_RATE, MAX_SLACK_S, MAX_STALL, MAX_STREAM_DEPTH, MIN_STALL, PROBE_S, QUEUED, SETTLED_BLOCKS, SETTLED_S,
-    STREAM_SLACK_S, TIMED_S,
+    FIRST_STALL, GUESSED_DELAY_S, GUESSED_RATE, MAX_STALL, MAX_STREAM_DEPTH, MIN_STALL, QUEUED, SETTLED_BLOCKS,
+    SETTLED_S,
 };
 use crate::types::{BLOCK_LEN, BlockSpan};
+use outlook::MAX_ETA_S;
+pub(super) use outlook::{Arrival, Outlook, Purpose, Room, View};
 
 /// A request that has been sent.
 #[derive(Clone, Copy, Debug)]
@@ -59,66 +57,6 @@ const DEFAULT_REQUEST_QUEUE: u32 = 250;
 const MAX_TOMBSTONES: usize = 4096;
 /// How long a tombstone can stop the peer from being asked for the block again.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(30);
-
-/// What a queue of requests is for, the shorter the later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Purpose {
-    /// Nobody reads, only throughput counts.
-    Bulk,
-    /// One reads.
-    Stream,
-    /// Several wait for blocks.
-    Contended,
-}
-
-/// From where a queue of requests is looked at.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct View {
-    pub(super) now: Instant,
-    /// Bytes a second that a peer which was not measured is taken to deliver.
-    pub(super) guess: f64,
-    pub(super) purpose: Purpose,
-    /// Requests to one peer at most.
-    pub(super) cap: u32,
-    /// Peers that could be asked instead.
-    pub(super) peers: usize,
-    /// How many times as full as it is to be the queue may be.
-    pub(super) share: f64,
-}
-
-/// Whether a peer has room for another request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
-    Now,
-    /// By itself, before its next block comes.
-    At(Instant),
-    /// When a block comes, or not at all.
-    Later,
-}
-
-/// What a peer delivers.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    /// Bytes a second, and seconds that a block takes at that.
-    rate: f64,
-    block_s: f64,
-    /// Seconds since its last block, or since the first one could begin: less than nothing before that.
-    elapsed_s: f64,
-}
-
-/// What is to be expected of a peer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Outlook {
-    /// Seconds until one more block would arrive.
-    pub(super) eta_s: f64,
-    pub(super) room: Room,
-}
-
-/// Whether a peer of so many bytes a second is asked for another block when the moment comes: of quicker ones more is
-/// asked when a block comes.
-fn is_timed(rate: f64) -> bool {
-    f64::from(BLOCK_LEN) > rate * TIMED_S
-}
 
 /// The requests to one peer.
 #[derive(Clone, Debug)]
@@ -203,7 +141,8 @@ impl Flow {
         self.requests.iter().find(|request| request.number == number)
     }
 
-    pub(super) fn sent(&mut self, now: Instant, number: u32, span: BlockSpan, ahead: bool) {
+    /// A request was sent. When its block is due.
+    pub(super) fn sent(&mut self, now: Instant, number: u32, span: BlockSpan, ahead: bool) -> Instant {
         if self.requests.is_empty() && self.owed == 0 {
             self.delivery.busy_from(now, self.path_s());
         }
@@ -213,8 +152,9 @@ impl Flow {
                 self.progress = Some(now);
             }
         }
-        let due = now + Duration::from_secs_f64(self.eta(now, GUESSED_RATE).min(3600.0));
+        let due = now + Duration::from_secs_f64(self.eta(now, GUESSED_RATE).min(MAX_ETA_S));
         self.requests.push_back(Request { number, span, sent: now, due, reckoned: self.min_delay.is_some(), ahead });
+        due
     }
 
     /// A block came. Measures, if it was asked for.
@@ -318,124 +258,9 @@ impl Flow {
         }
     }
 
-    /// Bytes a second that the peer delivers; `None` before the first block.
-    pub(super) fn rate(&self, now: Instant) -> Option<f64> {
-        self.delivery.per_second(now, !self.requests.is_empty())
-    }
-
-    /// Seconds from a request to its block, of an idle peer; `None` before the first block.
-    pub(super) fn delay_s(&self) -> Option<f64> {
-        self.min_delay.map(|delay| delay.as_secs_f64())
-    }
-
-    /// What the peer delivers now; `None` before the first block.
-    fn pace(&self, now: Instant) -> Option<Pace> {
-        let elapsed_s = self.delivery.elapsed_s(now);
-        let rate = self.delivery.per_second_after(if self.requests.is_empty() { 0.0 } else { elapsed_s })?.max(1.0);
-        Some(Pace { rate, block_s: f64::from(BLOCK_LEN) / rate, elapsed_s })
-    }
-
-    /// Seconds on the way there and back, without the block itself.
-    fn path_s(&self) -> f64 {
-        let block_s = self.delivery.block_s().unwrap_or(0.0);
-        (self.delay_s().unwrap_or(0.0) - block_s).max(0.0)
-    }
-
-    /// Seconds that the queue is to hold more than the path.
-    fn slack_s(&self, purpose: Purpose) -> f64 {
-        match purpose {
-            Purpose::Bulk => BULK_SLACK_S,
-            Purpose::Stream => (STREAM_SLACK_S + DEVIATIONS * self.deviation).min(MAX_SLACK_S),
-            Purpose::Contended => (CONTENDED_SLACK_S + DEVIATIONS * self.deviation).min(MAX_SLACK_S),
-        }
-    }
-
-    /// Whether another request is of use: without it the peer would have nothing to do for a while.
-    pub(super) fn has_room(&self, view: &View) -> bool {
-        let pace = self.pace(view.now);
-        self.has_room_at(view, pace, pace.map_or(0.0, |pace| self.backlog_s(pace, 0)))
-    }
-
-    /// With the peer's rate, and the seconds that what was asked for takes.
-    fn has_room_at(&self, view: &View, pace: Option<Pace>, backlog_s: f64) -> bool {
-        let count = self.requests.len() as u32;
-        if count >= self.limit(view.cap) || self.stalls > 0 {
-            return count == 0;
-        }
-        let Some(Pace { rate, .. }) = pace else {
-            // It may be slow: of a stranger among many little is asked.
-            return count < (FIRST_DEPTH / (view.peers as u32).max(1)).max(1);
-        };
-        if view.purpose != Purpose::Bulk && count >= MAX_STREAM_DEPTH {
-            return false;
-        }
-        let least = if rate > FAST_RATE { FAST_DEPTH } else { 1 };
-        let start = self.slow_start.as_ref().map_or(0, |start| start.depth);
-        // What a slow peer has been asked for is not asked of others.
-        let probe = rate * (self.delay_s().unwrap_or(GUESSED_DELAY_S) + PROBE_S) / f64::from(BLOCK_LEN);
-        let least = f64::from(least.max(start.min(probe.ceil() as u32)));
-        let queue_s = self.path_s() + self.slack_s(view.purpose);
-        let share = if is_timed(rate) { view.share.max(1.0) } else { view.share };
-        // The moment that was waited for has come, as finely as clocks go.
-        f64::from(count) + 0.5 < least * share || backlog_s < queue_s * share + 1e-6
-    }
-
-    /// When the peer would deliver another block, and whether it has room for the request.
-    pub(super) fn outlook(&self, view: &View) -> Outlook {
-        let pace = self.pace(view.now);
-        let backlog_s = pace.map_or(0.0, |pace| self.backlog_s(pace, 0));
-        let room = if self.has_room_at(view, pace, backlog_s) {
-            Room::Now
-        } else {
-            self.opens_at(view, pace, backlog_s).map_or(Room::Later, Room::At)
-        };
-        Outlook { eta_s: self.eta_at(view.guess, pace, backlog_s, 0), room }
-    }
-
-    /// When the peer will have room just because time goes by, before its next block comes.
-    fn opens_at(&self, view: &View, pace: Option<Pace>, backlog_s: f64) -> Option<Instant> {
-        let pace = pace.filter(|pace| self.stalls == 0 && is_timed(pace.rate))?;
-        let wait_s = backlog_s - self.path_s() - self.slack_s(view.purpose);
-        (0.0..pace.block_s - pace.elapsed_s).contains(&wait_s).then(|| view.now + Duration::from_secs_f64(wait_s))
-    }
-
-    /// Seconds until all that was asked for has come, but for `left_out` requests.
-    fn backlog_s(&self, pace: Pace, left_out: usize) -> f64 {
-        let count = (self.requests.len() + self.owed).saturating_sub(left_out);
-        if count == 0 {
-            return 0.0;
-        }
-        // A block that is late is expected to take as long again as it is late.
-        let coming_s = (pace.block_s - pace.elapsed_s).abs();
-        coming_s + (count - 1) as f64 * pace.block_s
-    }
-
     /// Requests that were cancelled but may still sit in the peer's queue.
     fn unanswered_tombstones(&self) -> u32 {
         if self.fast { self.tombstones.len() as u32 } else { 0 }
-    }
-
-    /// Seconds until one more block would arrive. `guess`: bytes a second of a peer that is not measured yet.
-    pub(super) fn eta(&self, now: Instant, guess: f64) -> f64 {
-        self.eta_without(now, guess, 0)
-    }
-
-    /// Seconds until one more block would arrive if so many of the requests were given up.
-    pub(super) fn eta_without(&self, now: Instant, guess: f64, given_up: usize) -> f64 {
-        let pace = self.pace(now);
-        let backlog_s = pace.map_or(0.0, |pace| self.backlog_s(pace, given_up));
-        self.eta_at(guess, pace, backlog_s, given_up)
-    }
-
-    fn eta_at(&self, guess: f64, pace: Option<Pace>, backlog_s: f64, given_up: usize) -> f64 {
-        let block_s = pace.map_or(f64::from(BLOCK_LEN) / guess.max(1.0), |pace| pace.block_s);
-        let estimate = match self.delay_s() {
-            // What was measured of an idle peer is the path, and the time that a block takes.
-            Some(alone_s) => alone_s.max(backlog_s + block_s) + 2.0 * self.deviation,
-            None => GUESSED_DELAY_S + (self.requests.len().saturating_sub(given_up) + 1) as f64 * block_s,
-        };
-        // A stalled peer comes last, the more often it stalled the later.
-        estimate + if self.stalls > 0 { f64::from(1u32 << self.stalls.min(10)) } else { 0.0 }
     }
 
     /// How many of the requests the peer has begun to answer when a cancel arrives, as far as can be told.
@@ -463,7 +288,7 @@ impl Flow {
 
     /// Whether the peer leaves its requests unanswered for too long.
     pub(super) fn is_stalled(&self, now: Instant) -> bool {
-        let silent = self.progress.map(|at| now.saturating_duration_since(at));
+        let silent = self.progress.map(|at| now.saturating_duration_since(at)).filter(|silent| *silent > MIN_STALL);
         !self.requests.is_empty() && silent.is_some_and(|silent| silent > self.stall_after(now))
     }
 }
@@ -471,6 +296,7 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::scheduling::FAST_DEPTH;
     use crate::types::PieceIndex;
 
     fn span(number: u32) -> BlockSpan {
@@ -537,7 +363,7 @@ mod tests {
         let (flow, now) = run(81_920.0, Duration::from_millis(40), 20);
         assert_eq!(flow.in_flight(), 1, "what is being sent");
         let outlook = |now, purpose| flow.outlook(&view(now, purpose, 2000));
-        assert!(outlook(now, Purpose::Stream).eta_s > 0.39);
+        assert!(flow.eta(now, GUESSED_RATE) > 0.39);
         let Room::At(opens) = outlook(now, Purpose::Stream).room else { panic!("{flow:?}") };
         // The path, and a tenth of a second more.
         assert!((40..80).contains(&(opens - now).as_millis()), "{:?}", opens - now);

@@ -52,7 +52,7 @@ impl DeliveryRate {
         Self { bytes: 0.0, busy_s: 0.0, since: None }
     }
 
-    /// Requests were sent to a peer that had none. What it delivers first is on its way for `delay` at least.
+    /// Requests were sent to a peer that had none. What it delivers first is on its way for `delay_s` at least.
     pub(super) fn busy_from(&mut self, now: Instant, delay_s: f64) {
         self.since = Some(now + Duration::from_secs_f64(delay_s));
     }

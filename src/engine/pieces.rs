@@ -5,6 +5,7 @@
 //! two million pieces costs its bitfields.
 
 mod attempts;
+mod due;
 mod gaps;
 mod missing;
 
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use crate::metainfo::Layout;
 use crate::types::{Bitfield, BlockIndex, BlockSpan, ConnId, PeerIdentity, PieceIndex};
+use due::Due;
 use gaps::Gaps;
 
 /// Where a block is on its way. Verified blocks have no such state.
@@ -30,8 +32,8 @@ pub(super) enum BlockState {
 #[derive(Clone, Debug)]
 struct Block {
     state: BlockState,
-    /// Peers that it is asked of.
-    asked: [Option<ConnId>; 2],
+    /// Peers that it is asked of, and when it is due from each.
+    asked: [Option<(ConnId, Instant)>; 2],
     /// Stored after the leaf hashes of its piece had been handed to storage.
     knew_leaves: bool,
     /// Storage has answered: it waits for leaves, or for the rest of its piece.
@@ -110,6 +112,7 @@ pub(super) struct PieceManager {
     whole_pieces: bool,
     /// Pieces whose leaf hashes storage was given.
     known_leaves: BTreeSet<u32>,
+    due: Due,
 }
 
 /// Pieces whose leaf hashes are taken to be remembered by storage. What is forgotten is asked again.
@@ -130,6 +133,7 @@ impl PieceManager {
             open: BTreeSet::new(),
             whole_pieces: !verifies_blocks,
             known_leaves: BTreeSet::new(),
+            due: Due::default(),
         };
         for piece in 0..pieces.layout.piece_count() {
             pieces.adopt(piece, &verified);
@@ -274,7 +278,7 @@ impl PieceManager {
     /// Peers that the block is asked of: two at most.
     pub(super) fn asked(&self, number: u32) -> impl Iterator<Item = ConnId> + use<> {
         let (piece, block) = self.place(number);
-        self.block(piece, block).map_or([None; 2], |block| block.asked).into_iter().flatten()
+        self.block(piece, block).map_or([None; 2], |block| block.asked).into_iter().flatten().map(|(conn, _)| conn)
     }
 
     fn block(&self, piece: u32, block: u32) -> Option<&Block> {
@@ -311,12 +315,14 @@ impl PieceManager {
     }
 
     /// One more peer is asked for a block of an active piece.
-    pub(super) fn requested(&mut self, number: u32, conn: ConnId) {
-        let (piece, _) = self.place(number);
-        let Some((active, at)) = self.block_mut(number) else { return };
-        let block = &mut active.blocks[at];
+    pub(super) fn requested(&mut self, number: u32, conn: ConnId, due: Instant) {
+        let (piece, block) = self.place(number);
+        let Some(active) = self.active.get_mut(&piece) else { return };
+        let at = block as usize;
+        let Some(block) = active.blocks.get_mut(at) else { return };
         if let Some(free) = block.asked.iter_mut().find(|asked| asked.is_none()) {
-            *free = Some(conn);
+            *free = Some((conn, due));
+            self.due.insert(due, number, conn);
         }
         if block.state != BlockState::Missing {
             return;
@@ -330,10 +336,14 @@ impl PieceManager {
 
     /// A peer is no longer asked for a block; true if it is missing now.
     pub(super) fn unrequested(&mut self, number: u32, conn: ConnId) -> bool {
-        let Some((active, at)) = self.block_mut(number) else { return false };
-        let block = &mut active.blocks[at];
-        for asked in block.asked.iter_mut().filter(|asked| **asked == Some(conn)) {
-            *asked = None;
+        let (piece, block) = self.place(number);
+        let Some(block) = self.active.get_mut(&piece).and_then(|active| active.blocks.get_mut(block as usize)) else {
+            return false;
+        };
+        for asked in &mut block.asked {
+            if let Some((_, due)) = asked.take_if(|(asked, _)| *asked == conn) {
+                self.due.remove(due, number, conn);
+            }
         }
         if block.is_asked() || block.state != BlockState::Requested {
             return false;

@@ -457,9 +457,10 @@ impl Readers {
         self.reads.values().any(|read| read.extent.pieces.contains(&piece))
     }
 
-    /// Whether a read waits for a block.
+    /// Whether a read waits for a block that is not verified.
     pub(super) fn wait_for(&self, piece: u32, block: u32, pieces: &PieceManager) -> bool {
-        self.reads.values().any(|read| read.extent.wanted_in(piece, pieces).contains(&block))
+        self.waiting.contains_key(&pieces.number(piece, block))
+            || pieces.needs_whole(piece) && self.wait_for_any_of(piece)
     }
 
     pub(super) fn waiting_reads(&self) -> usize {

@@ -14,8 +14,13 @@ pub(super) const QUEUED: Duration = Duration::from_millis(20);
 /// Seconds before a peer is expected to begin with a block in which it is too late to cancel it.
 pub(super) const SETTLED_S: f64 = 0.01;
 pub(super) const SETTLED_BLOCKS: f64 = 1.3;
+/// A block that is late by this share of the time that it takes, and by so many seconds, changes what is expected.
+pub(super) const LATE: f64 = 0.125;
+pub(super) const LATE_S: f64 = 0.005;
 /// Seconds that a block takes from which the moment to ask for the next one is waited for.
 pub(super) const TIMED_S: f64 = 0.005;
+/// How late it may be: what several peers are to be asked for at about the same time is found at once.
+pub(super) const TOGETHER: Duration = Duration::from_micros(1500);
 /// Seconds of its rate that a peer is asked for at most, beyond the path, to see whether it can do more.
 pub(super) const PROBE_S: f64 = 1.0;
 /// Bytes a second from which the pipeline is never shallower than [`FAST_DEPTH`]: the estimates are then finer than
@@ -81,7 +86,7 @@ pub(super) const SCAN_WITHIN: Duration = Duration::from_secs(10);
 /// How long an estimate of the swarm holds at least, and per peer: looking at hundreds takes time.
 pub(super) const ESTIMATE_LIFE: Duration = Duration::from_millis(20);
 pub(super) const ESTIMATE_LIFE_PER_PEER: Duration = Duration::from_micros(250);
-/// Share by which what is expected of a peer has to change to be noted when it is looked at.
+/// Share by which what is expected of a peer has to change to be noted.
 pub(super) const NEAR: f64 = 0.05;
 /// How long it takes at least until blocks that were left to better peers are offered to all again, and per peer.
 pub(super) const RECONSIDER: Duration = Duration::from_millis(5);

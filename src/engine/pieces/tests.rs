@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -28,6 +30,7 @@ proptest! {
     ) {
         let mut pieces = manager(&[150_000, 1], true);
         let from = Arc::new(PeerIdentity::Memory(1));
+        let now = Instant::now();
         for (number, op) in ops {
             let (piece, block) = pieces.place(number);
             if block >= pieces.blocks_in(piece) || piece >= pieces.layout().piece_count() {
@@ -36,7 +39,7 @@ proptest! {
             pieces.activate(piece, true);
             match op {
                 Op::Request if pieces.state(number) == BlockState::Missing => {
-                    pieces.requested(number, ConnId(1));
+                    pieces.requested(number, ConnId(1), now + Duration::from_secs(u64::from(number % 5)));
                 }
                 Op::Unrequest if pieces.asked(number).count() > 0 => { pieces.unrequested(number, ConnId(1)); }
                 Op::Receive if pieces.state(number) == BlockState::Requested => {
@@ -82,7 +85,24 @@ fn check(pieces: &PieceManager) -> Result<(), TestCaseError> {
         }
     }
     prop_assert_eq!(bytes, pieces.verified_bytes());
+    let now = Instant::now();
+    let due: BTreeSet<u32> = pieces.due_before_or_after(now, now).map(|(_, number)| number).collect();
+    let numbers = 0..pieces.layout().block_numbers();
+    prop_assert_eq!(due, numbers.filter(|number| pieces.asked(*number).next().is_some()).collect());
     Ok(())
+}
+
+#[test]
+fn what_is_late_comes_before_what_takes_long() {
+    let (mut pieces, now, s) = (manager(&[10 * 65_536], true), Instant::now(), Duration::from_secs(1));
+    for (number, due) in [(0, 7 * s), (4, s), (8, 3 * s), (12, 9 * s), (16, 2 * s)] {
+        pieces.activate(number / 4, false);
+        pieces.requested(number, ConnId(1), now + due);
+    }
+    pieces.requested(0, ConnId(2), now + 8 * s);
+    assert!(!pieces.unrequested(0, ConnId(1)) && pieces.unrequested(16, ConnId(1)));
+    let due: Vec<_> = pieces.due_before_or_after(now + 2 * s, now + 5 * s).collect();
+    assert_eq!(due, [(now + s, 4), (now + 8 * s, 0), (now + 9 * s, 12)]);
 }
 
 #[test]

@@ -10,8 +10,10 @@ use crate::engine::scheduling::WORTH_IT;
 use crate::types::ConnId;
 use crate::wire::Message;
 
-/// Between two looks while a read waits: how late a second copy may be asked for.
+/// Between two looks while a read waits, at least, and per peer: how late a second copy may be asked for. Where there are
+/// many peers each is slow.
 const WAITING: Duration = Duration::from_millis(25);
+const WAITING_PER_PEER: Duration = Duration::from_micros(100);
 /// Between two looks while requests are in flight.
 const BUSY: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(1);
@@ -64,12 +66,12 @@ impl Torrent {
             self.request_metainfo(ctx);
             self.dial(ctx);
             self.tend_reserve(ctx);
-            self.tend_connections(ctx);
             self.hear_late(ctx);
             self.dirty.all |= self.prefetch.is_bulk();
         }
         if ctx.now >= self.next_gossip {
             self.next_gossip = ctx.now + GOSSIP;
+            self.tend_connections(ctx);
             self.gossip(ctx);
         }
         if ctx.now >= self.next_round {
@@ -79,7 +81,7 @@ impl Torrent {
         }
         let is_busy = || self.search.is_some() || self.peers.values().any(|peer| peer.flow.in_flight() > 0);
         let pace = if self.readers.waiting_reads() > 0 {
-            WAITING
+            WAITING.max(WAITING_PER_PEER * self.peers.len() as u32)
         } else if is_busy() {
             BUSY
         } else {

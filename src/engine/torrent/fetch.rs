@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use super::order::Place;
 use super::pick::{Idle, Pick};
 use super::ranking::Estimate;
 use super::{Content, Dirty, Torrent};
@@ -66,11 +67,13 @@ impl Torrent {
         let (mut after, mut unneeded) = (None, 0);
         // Whoever would answer first takes the first block.
         while unneeded < ENOUGH_UNNEEDED && self.may_request(ctx) {
-            let place = sole.map_or_else(|| self.ranking.next_open(after), |conn| self.ranking.open_place(conn));
-            let Some(place) = place else { break };
-            after = Some(place);
-            match self.pick_for(ctx, place.conn(), swarm, agenda) {
-                Ok(pick) => self.request(ctx, place.conn(), pick, agenda),
+            if sole.is_none() {
+                after = self.ranking.next_open(ctx.now, after);
+            }
+            let next = sole.filter(|conn| self.ranking.is_open(*conn)).or(after.map(Place::conn));
+            let Some(conn) = next else { break };
+            match self.pick_for(ctx, conn, swarm, agenda) {
+                Ok(pick) => self.request(ctx, conn, pick, agenda),
                 Err(_) if sole.is_some() => break,
                 Err(Idle::OthersFirst) => unneeded += 1,
                 Err(Idle::Other) => {}
@@ -137,8 +140,8 @@ impl Torrent {
         }
         let (Some(content), Some(peer)) = (&mut self.content, self.peers.get_mut(&conn)) else { return };
         let (number, span) = (content.pieces.number(piece, block), content.pieces.span(piece, block));
-        content.pieces.requested(number, conn);
-        peer.flow.sent(ctx.now, number, span, !pick.blocked);
+        let due = peer.flow.sent(ctx.now, number, span, !pick.blocked);
+        content.pieces.requested(number, conn, due);
         ctx.limits.download.spend(span.len);
         peer.send(ctx.now, ctx.out, Message::Request(span));
         if let Some(lane) = pick.lane {

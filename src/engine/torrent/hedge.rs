@@ -36,8 +36,8 @@ impl Torrent {
             ctx.limits.download.spend(span.len);
             self.hedged += u64::from(span.len);
             if let (Some(content), Some(peer)) = (&mut self.content, self.peers.get_mut(&conn)) {
-                content.pieces.requested(number, conn);
-                peer.flow.sent(ctx.now, number, span, false);
+                let due = peer.flow.sent(ctx.now, number, span, false);
+                content.pieces.requested(number, conn, due);
                 peer.send(ctx.now, ctx.out, Message::Request(span));
             }
             self.rerank(ctx, conn, 1.0);
@@ -48,22 +48,20 @@ impl Torrent {
     /// than the best one, and that a read is blocked on; and late ones that a reader gets to soon. First those that were
     /// due first.
     fn late(&self, ctx: &Context<'_>) -> Vec<Late> {
-        let (Some(content), Some((best_s, _))) = (&self.content, self.ranking.iter().next()) else { return Vec::new() };
+        let (Some(content), Some((best_s, _))) = (&self.content, self.ranking.iter(ctx.now).next()) else {
+            return Vec::new();
+        };
         let pieces = &content.pieces;
         let sole = self.readers.sole_on_their_way(pieces, HEDGE_LOOKS_SOLE);
         let mut blocks: Vec<Late> =
             sole.into_iter().map(|number| Late { number, is_blocked: true, is_sole: true }).collect();
         let far = ctx.now + Duration::from_secs_f64((best_s * HEDGE_TIMES).min(3600.0));
-        let requests = self.peers.values().flat_map(|peer| peer.flow.requests());
-        let mut late: Vec<_> = requests.filter(|request| request.due < ctx.now || request.due > far).collect();
-        late.sort_by_key(|request| request.due);
-        late.truncate(HEDGE_LOOKS);
-        let soon = self.readers.needed_within(ctx.now, SOON_S, pieces);
-        for request in late {
-            let (number, piece, block) = (request.number, request.span.piece.0, request.span.block().0);
+        let soon = std::cell::LazyCell::new(|| self.readers.needed_within(ctx.now, SOON_S, pieces));
+        for (due, number) in pieces.due_before_or_after(ctx.now, far).take(HEDGE_LOOKS) {
+            let (piece, block) = pieces.place(number);
             let is_soon = || soon.iter().any(|extent| extent.wanted_in(piece, pieces).contains(&block));
             let is_blocked = self.readers.wait_for(piece, block, pieces);
-            if is_blocked || request.due < ctx.now && is_soon() {
+            if is_blocked || due < ctx.now && is_soon() {
                 blocks.push(Late { number, is_blocked, is_sole: false });
             }
         }
@@ -99,7 +97,7 @@ impl Torrent {
             (overdue.max(Duration::from_millis(50)), HEDGE_TIMES_LATE)
         };
         let expected_s = Some(expected.as_secs_f64()).filter(|expected_s| *expected_s > MIN_GAIN_S)?;
-        let first_ones = self.ranking.iter().take(HEDGE_PEERS);
+        let first_ones = self.ranking.iter(ctx.now).take(HEDGE_PEERS);
         let mut first_ones = first_ones.take_while(|(eta_s, _)| eta_s * HEDGE_TIMES_LATE < expected_s);
         let best = first_ones.find(|(eta_s, conn)| {
             let peer = self.peers.get(conn).filter(|peer| {

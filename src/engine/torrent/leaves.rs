@@ -179,6 +179,9 @@ impl Torrent {
 
     /// Gives up on questions that were not answered in time.
     pub(super) fn expire_hashes(&mut self, ctx: &mut Context<'_>) {
+        if self.content.as_ref().is_none_or(|content| content.leaf_jobs.is_empty()) {
+            return;
+        }
         let age = |ask: &HashAsk| ctx.now.saturating_duration_since(ask.sent);
         let asks = self.peers.values().flat_map(|peer| peer.asks.iter().map(move |ask| (peer, ask)));
         let late: Vec<(ConnId, u32, bool)> = asks

@@ -41,7 +41,7 @@ impl Torrent {
             let flow = &self.peers.get(&holder)?.flow;
             let request = flow.deferrable(ctx.now).find(|request| request.number == *number)?;
             let left_s = request.due.saturating_duration_since(ctx.now).as_secs_f64();
-            let quicker = self.ranking.iter().take_while(|(eta, _)| eta * WAY_GAIN + WAY_GAIN_S < left_s);
+            let quicker = self.ranking.iter(ctx.now).take_while(|(eta, _)| eta * WAY_GAIN + WAY_GAIN_S < left_s);
             let able = |conn: ConnId| {
                 let peer = self.peers.get(&conn).filter(|peer| conn != holder && peer.flow.stalls == 0);
                 peer.is_some_and(|peer| !peer.flow.knows(*number) && self.may_ask(ctx, content, peer, piece))
@@ -59,7 +59,7 @@ impl Torrent {
     fn clear_queues(&mut self, ctx: &mut Context<'_>, guess: f64, read: ReadId) {
         let Some(content) = &self.content else { return };
         let blocks = self.readers.unasked_of(read, &content.pieces, WAY_BLOCKS);
-        let Some(quickest) = self.ranking.iter().next().filter(|_| !blocks.is_empty()) else { return };
+        let Some(quickest) = self.ranking.iter(ctx.now).next().filter(|_| !blocks.is_empty()) else { return };
         let mut clearable = self.clearable(ctx, content, quickest.0, guess);
         let mut cleared: BTreeMap<ConnId, Vec<u32>> = BTreeMap::new();
         for (piece, _) in blocks {
@@ -67,7 +67,8 @@ impl Torrent {
                 let peer = self.peers.get(conn).filter(|peer| peer.flow.stalls == 0);
                 peer.is_some_and(|peer| self.may_ask(ctx, content, peer, piece))
             };
-            let as_it_is = self.ranking.iter().find(|(_, conn)| able(conn)).map_or(f64::INFINITY, |(eta, _)| eta);
+            let as_it_is =
+                self.ranking.iter(ctx.now).find(|(_, conn)| able(conn)).map_or(f64::INFINITY, |(eta, _)| eta);
             let best = clearable.iter_mut().filter(|peer| able(&peer.conn));
             let Some(best) = best.min_by(|a, b| a.eta_s.total_cmp(&b.eta_s)) else { break };
             if best.eta_s * WAY_GAIN + WAY_GAIN_S > as_it_is {
@@ -85,7 +86,7 @@ impl Torrent {
     /// ahead.
     fn clearable(&self, ctx: &Context<'_>, content: &Content, quickest_s: f64, guess: f64) -> Vec<Clearable> {
         let ahead = |peer: &&Peer| peer.flow.requests().any(|request| request.ahead);
-        let first_ones = self.ranking.iter().take(WAY_PEERS).filter_map(|(_, conn)| self.peers.get(&conn));
+        let first_ones = self.ranking.iter(ctx.now).take(WAY_PEERS).filter_map(|(_, conn)| self.peers.get(&conn));
         let peers = first_ones.filter(|peer| peer.flow.stalls == 0).filter(ahead);
         let clearable = peers.filter_map(|peer| {
             let block_s = f64::from(BLOCK_LEN) / peer.flow.rate(ctx.now).unwrap_or(guess).max(1.0);

@@ -102,6 +102,7 @@ impl Torrent {
     fn choked(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         peer.chokes_us = true;
+        self.dirty.peers.insert(conn);
         if !peer.fast {
             for request in peer.flow.bury_all(ctx.now) {
                 ctx.limits.download.refund(request.span.len);

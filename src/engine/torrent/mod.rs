@@ -11,6 +11,7 @@ mod leaves;
 mod make_way;
 mod membership;
 mod messages;
+mod order;
 mod pick;
 mod ranking;
 mod reading;
@@ -146,7 +147,7 @@ impl Torrent {
             choker: Choker::default(),
             dirty: Dirty::default(),
             told_complete: false,
-            ranking: Ranking::default(),
+            ranking: Ranking::new(now),
             purpose: Purpose::Bulk,
             suspicion: BTreeMap::new(),
             hold: None,

@@ -271,7 +271,7 @@ impl Torrent {
 
     /// The peer that would deliver a block of `piece` first of all others.
     fn best_other(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32) -> Rival {
-        let others = self.ranking.iter().filter(|(_, conn)| *conn != peer.conn);
+        let others = self.ranking.iter(ctx.now).filter(|(_, conn)| *conn != peer.conn);
         let mut able = others.filter_map(|(eta_s, conn)| {
             let other = self.peers.get(&conn).filter(|other| other.flow.stalls == 0)?;
             let has_all = other.serves_all(ctx.now) && !other.is_reserve() && content.isolated.is_empty();
