@@ -11,9 +11,10 @@ use crate::types::BLOCK_LEN;
 pub(super) const FIRST_DEPTH: u32 = 16;
 /// A block that took so much longer than the quickest one, or a quarter more, was queued at the peer.
 pub(super) const QUEUED: Duration = Duration::from_millis(20);
-/// Seconds before a peer is expected to begin with a block in which it is too late to cancel it.
-pub(super) const SETTLED_S: f64 = 0.01;
+/// A block is too late to cancel if the peer begins with it before the cancel arrives: within the path, so many blocks,
+/// and so many seconds.
 pub(super) const SETTLED_BLOCKS: f64 = 1.3;
+pub(super) const SETTLED_S: f64 = 0.01;
 /// A block that is late by this share of the time that it takes, and by so many seconds, changes what is expected.
 pub(super) const LATE: f64 = 0.125;
 pub(super) const LATE_S: f64 = 0.005;
@@ -32,9 +33,9 @@ pub(super) const MAX_STREAM_DEPTH: u32 = 1024;
 /// Seconds of a peer's rate that its queue holds more than the path, while somebody reads, and while nobody does.
 pub(super) const STREAM_SLACK_S: f64 = 0.1;
 pub(super) const BULK_SLACK_S: f64 = 3.0;
-/// While readers contend a queue holds this more than the path, and what arrivals deviate so many times: whoever comes
-/// next waits for all of it.
+/// The same while readers contend: whoever comes next waits for all of it.
 pub(super) const CONTENDED_SLACK_S: f64 = 0.01;
+/// It holds so many times, too, what arrivals deviate from what was expected; seconds that both are at most.
 pub(super) const DEVIATIONS: f64 = 4.0;
 pub(super) const MAX_SLACK_S: f64 = 0.3;
 /// How full a queue may be to be filled: the effort is not spent for every single block of a deep one.
@@ -100,7 +101,7 @@ pub(super) const MAX_STRETCH: f64 = 16.0;
 /// How many times as early as it is needed a block is to be expected to be in time.
 pub(super) const IN_TIME: f64 = 1.5;
 /// How much later than another peer one may deliver and still take a block: estimates are no better.
-pub(super) const SLACK: f64 = 1.25;
+pub(super) const SLACK: f64 = 1.15;
 pub(super) const SLACK_S: f64 = 0.005;
 
 // Second copies.
@@ -108,17 +109,17 @@ pub(super) const SLACK_S: f64 = 0.005;
 /// Share of the useful bytes that may be asked of a second peer, and what may be before there are any.
 pub(super) const HEDGE_SHARE: f64 = 0.05;
 pub(super) const HEDGE_START: u64 = 16 * BLOCK_LEN as u64;
+/// Share of that budget for readers that have several reads waiting; the rest is kept for those with one.
+pub(super) const HEDGE_COMMON: f64 = 0.8;
 /// Seconds before a reader gets to a block in which it may be asked for again if it is overdue: a peer that fell silent
 /// is not waited for until its block holds up a read.
 pub(super) const SOON_S: f64 = 1.0;
-/// How many times as early it has to come as the first one is expected: if that is on time, if it is late, and of a
-/// peer of which nothing is known.
-pub(super) const HEDGE_TIMES: f64 = 2.0;
+/// How many times as early as the first copy is expected a second one has to come: where the first one is on time, where
+/// it is late, and of a peer of which nothing is known.
+pub(super) const HEDGE_TIMES: f64 = 1.5;
 pub(super) const HEDGE_TIMES_LATE: f64 = 1.0;
 pub(super) const HEDGE_TIMES_STRANGER: f64 = 4.0;
-/// Share of that for readers that have several reads waiting; the rest is for those with one.
-pub(super) const HEDGE_COMMON: f64 = 0.8;
-/// Peers that are looked at for one.
+/// Peers that are looked at for a second copy.
 pub(super) const HEDGE_PEERS: usize = 16;
 /// How many times as full as it is to be a queue may get by second copies.
 pub(super) const HEDGE_QUEUE: f64 = 1.25;
