@@ -87,8 +87,8 @@ pub(super) const SCAN_WITHIN: Duration = Duration::from_secs(10);
 /// How long an estimate of the swarm holds at least, and per peer: looking at hundreds takes time.
 pub(super) const ESTIMATE_LIFE: Duration = Duration::from_millis(20);
 pub(super) const ESTIMATE_LIFE_PER_PEER: Duration = Duration::from_micros(250);
-/// Share by which what is expected of a peer has to change to be noted.
-pub(super) const NEAR: f64 = 0.05;
+/// What is expected of a peer has to change by one of so many parts to be noted.
+pub(super) const NEAR: u32 = 20;
 /// How long it takes at least until blocks that were left to better peers are offered to all again, and per peer.
 pub(super) const RECONSIDER: Duration = Duration::from_millis(5);
 pub(super) const RECONSIDER_PER_PEER: Duration = Duration::from_micros(250);

@@ -73,13 +73,13 @@ pub(in crate::engine) enum Arrival {
 }
 
 impl Arrival {
-    /// Whether it differs from another one by no more than a share of the time until then.
-    pub(in crate::engine) fn is_near(self, other: Self, now: Instant, share: f64) -> bool {
+    /// Whether it differs from another one by no more than one of so many parts of the time until then.
+    pub(in crate::engine) fn is_near(self, other: Self, now: Instant, parts: u32) -> bool {
         match (self, other) {
-            (Self::After(one), Self::After(other)) => one.abs_diff(other) <= other.mul_f64(share),
+            (Self::After(one), Self::After(other)) => one.abs_diff(other) <= other / parts,
             (Self::At(one), Self::At(other)) => {
                 let until = other.saturating_duration_since(now);
-                one.saturating_duration_since(now).abs_diff(until) <= until.mul_f64(share)
+                one.saturating_duration_since(now).abs_diff(until) <= until / parts
             }
             _ => false,
         }

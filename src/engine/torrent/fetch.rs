@@ -47,6 +47,10 @@ impl Torrent {
             self.rerank(ctx, *conn, WORTH_IT);
         }
         peers.extend(opened);
+        // Most blocks come from peers that are asked for another one later.
+        if !all && !peers.iter().any(|conn| self.ranking.is_open(*conn)) {
+            return;
+        }
         if self.hold.is_some_and(|until| ctx.now < until) {
             return;
         }

@@ -88,7 +88,7 @@ impl Ranked {
             new.room = old.room;
         }
         if let (Some(before), Some(rate)) = (old.rate, new.rate)
-            && (rate - before).abs() <= before * NEAR
+            && (rate - before).abs() * f64::from(NEAR) <= before
         {
             new.rate = old.rate;
         }
@@ -230,7 +230,7 @@ impl Torrent {
         let ranking = &mut self.ranking;
         ranking.looked = Some(ctx.now);
         let mean = ranking.mean();
-        let is_near = ranking.guess.is_some_and(|guess| (mean - guess).abs() <= guess * NEAR);
+        let is_near = ranking.guess.is_some_and(|guess| (mean - guess).abs() * f64::from(NEAR) <= guess);
         // Room for requests depends on what they are for.
         let is_same = ranking.purpose.replace(self.purpose) == Some(self.purpose);
         if !is_near {
