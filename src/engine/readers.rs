@@ -241,6 +241,7 @@ impl Readers {
         self.lanes_mut().push(Lane { reader, kind: Kind::Window, extent: window, cursor, offset });
     }
 
+    /// The lanes, to be changed: their order has to be made anew.
     fn lanes_mut(&mut self) -> &mut Vec<Lane> {
         self.agenda = None;
         &mut self.lanes
@@ -358,6 +359,7 @@ impl Readers {
         })
     }
 
+    /// Keeps the order until lanes change.
     pub(super) fn put_agenda(&mut self, agenda: Agenda) {
         self.agenda = Some(agenda);
     }
@@ -494,3 +496,6 @@ impl Readers {
 fn end_lane(reader: ReaderId, end: &Extent) -> Lane {
     Lane { reader, kind: Kind::End, extent: end.clone(), cursor: (end.pieces.start, 0), offset: 0 }
 }
+
+#[cfg(test)]
+mod tests;

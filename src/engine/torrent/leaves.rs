@@ -180,6 +180,7 @@ impl Torrent {
     /// Gives up on questions that were not answered in time.
     pub(super) fn expire_hashes(&mut self, ctx: &mut Context<'_>) {
         if self.content.as_ref().is_none_or(|content| content.leaf_jobs.is_empty()) {
+            // Nobody waits for an answer.
             return;
         }
         let age = |ask: &HashAsk| ctx.now.saturating_duration_since(ask.sent);

@@ -54,6 +54,7 @@ pub(super) struct Ranking {
 #[derive(Clone, Copy, Debug)]
 struct Ranked {
     outlook: Outlook,
+    /// It does not choke us.
     serves: bool,
 }
 
@@ -150,11 +151,12 @@ impl Ranking {
         }
     }
 
-    /// What a peer that was not measured is taken to deliver: as much as the others do.
+    /// Bytes a second that those deliver which were measured, on average.
     fn mean(&self) -> f64 {
         if self.measured.peers == 0 { GUESSED_RATE } else { self.measured.rate as f64 / f64::from(self.measured.peers) }
     }
 
+    /// Bytes a second that a peer which was not measured is taken to deliver.
     fn guess(&self) -> f64 {
         self.guess.unwrap_or(GUESSED_RATE)
     }
@@ -194,6 +196,7 @@ impl Ranking {
         Some(conn)
     }
 
+    /// Looks at a peer anew at that time. Alarms that no longer count are dropped when there are too many of them.
     fn alarm(&mut self, at: Instant, conn: ConnId) {
         if self.changing.len() > STALE_ALARMS * (self.ranked.len() + 1) {
             self.changing.clear();
