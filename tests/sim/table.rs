@@ -104,6 +104,15 @@ fn a_hundred_slow_seeds_of_which_some_are_lost_stream_from_the_start() {
     }
 }
 
+/// What the table found: of pieces that can only be verified as a whole, all that had failed were left to the one peer
+/// that promised most, which took a minute for them.
+#[test]
+fn pieces_that_liars_spoiled_are_left_to_different_seeds() {
+    let swarm = Swarm { kind: Kind::Corrupt, seeds: 100 };
+    let played = play(swarm, &content(Form::Pieces, 256 << 10), 0.9, &mut Totals::default());
+    assert!(played.stalled < 0.3, "{played:?}");
+}
+
 /// What the table found: a seek met queues of several blocks at every seed.
 #[test]
 fn a_seek_among_a_hundred_slow_seeds_waits_for_one_block() {

@@ -238,6 +238,10 @@ impl Torrent {
             |peer: &&crate::engine::peer::Peer| (needs_reserve || !peer.is_reserve()) && peer.serves(ctx.now, piece);
         let may_ask: BTreeSet<ConnId> = self.peers.values().filter(may_ask).map(|peer| peer.conn).collect();
         let Some(content) = &mut self.content else { return };
+        // Who has another piece to deliver alone takes the longer for this one.
+        let sole_of = |piece: &u32| content.pieces.active(*piece)?.isolated.as_ref()?.sole.map(|(conn, _)| conn);
+        let others = content.isolated.iter().filter(|other| **other != piece);
+        let busy: BTreeSet<ConnId> = others.filter_map(sole_of).collect();
         let mut asked: Vec<(ConnId, u32)> = Vec::new();
         for block in 0..content.pieces.blocks_in(piece) {
             let number = content.pieces.number(piece, block);
@@ -258,7 +262,9 @@ impl Torrent {
         let best = untried.max_by(|a, b| {
             let suspicion = |p: &crate::engine::peer::Peer| self.suspicion.get(&p.identity).copied().unwrap_or(0);
             let eta = |p: &crate::engine::peer::Peer| p.flow.eta(ctx.now, 1e6);
-            suspicion(a).cmp(&suspicion(b)).then_with(|| eta(b).total_cmp(&eta(a)))
+            let is_free = |p: &crate::engine::peer::Peer| !busy.contains(&p.conn);
+            let by_eta = || eta(b).total_cmp(&eta(a));
+            is_free(a).cmp(&is_free(b)).then_with(|| suspicion(a).cmp(&suspicion(b))).then_with(by_eta)
         });
         isolation.sole = best.map(|peer| (peer.conn, ctx.now));
         for (conn, number) in asked {
