@@ -10,10 +10,8 @@ use crate::engine::scheduling::WORTH_IT;
 use crate::types::ConnId;
 use crate::wire::Message;
 
-/// Between two looks while a read waits, at least, and per peer: how late a second copy may be asked for. Where there are
-/// many peers each is slow.
+/// Between two looks while a read waits: how late a second copy may be asked for.
 const WAITING: Duration = Duration::from_millis(25);
-const WAITING_PER_PEER: Duration = Duration::from_micros(100);
 /// Between two looks while requests are in flight.
 const BUSY: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(1);
@@ -34,7 +32,7 @@ impl Torrent {
         self.ranking.next_opening().map_or(self.next_duty, |opening| opening.min(self.next_duty))
     }
 
-    /// Something began that wants a closer look than idleness.
+    /// A read began to wait, which wants a closer look than idleness.
     pub(super) fn wake_duties(&mut self, now: Instant) {
         self.next_duty = self.next_duty.min(now + WAITING);
     }
@@ -61,7 +59,9 @@ impl Torrent {
         if ctx.now >= self.next_housekeeping {
             self.next_housekeeping = ctx.now + BUSY;
             self.check_stalls(ctx);
-            self.expire_hashes(ctx);
+            if self.awaits_leaves() {
+                self.expire_hashes(ctx);
+            }
             self.expire_isolated(ctx);
             self.request_metainfo(ctx);
             self.dial(ctx);
@@ -71,6 +71,7 @@ impl Torrent {
         }
         if ctx.now >= self.next_gossip {
             self.next_gossip = ctx.now + GOSSIP;
+            self.expire_hashes(ctx);
             self.tend_connections(ctx);
             self.gossip(ctx);
         }
@@ -81,7 +82,7 @@ impl Torrent {
         }
         let is_busy = || self.search.is_some() || self.peers.values().any(|peer| peer.flow.in_flight() > 0);
         let pace = if self.readers.waiting_reads() > 0 {
-            WAITING.max(WAITING_PER_PEER * self.peers.len() as u32)
+            WAITING
         } else if is_busy() {
             BUSY
         } else {

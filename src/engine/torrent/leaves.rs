@@ -177,12 +177,13 @@ impl Torrent {
         }
     }
 
+    /// Whether leaf hashes of some piece are on their way, or to be asked for.
+    pub(super) fn awaits_leaves(&self) -> bool {
+        self.content.as_ref().is_some_and(|content| !content.leaf_jobs.is_empty())
+    }
+
     /// Gives up on questions that were not answered in time.
     pub(super) fn expire_hashes(&mut self, ctx: &mut Context<'_>) {
-        if self.content.as_ref().is_none_or(|content| content.leaf_jobs.is_empty()) {
-            // Nobody waits for an answer.
-            return;
-        }
         let age = |ask: &HashAsk| ctx.now.saturating_duration_since(ask.sent);
         let asks = self.peers.values().flat_map(|peer| peer.asks.iter().map(move |ask| (peer, ask)));
         let late: Vec<(ConnId, u32, bool)> = asks

@@ -2,16 +2,20 @@
 //!
 //! A block that fails its leaf hash is the fault of who sent it. A piece that fails as a whole proves something only
 //! if one peer sent all of it. Otherwise the piece is *isolated*: fetched again from one peer at a time, so that the
-//! next failure is proof. Whoever contributed to failed pieces most often is tried first. Once it succeeds, storage
-//! tells which blocks had been wrong, and whoever sent those is known as well. Honest peers are never banned by this:
-//! what they send alone does not fail, and what they sent is what it turns out to be.
+//! next failure is proof: from whoever has no other such piece to deliver, and of these from whoever contributed to
+//! failed pieces most often. Once it succeeds, storage tells which blocks had been wrong, and whoever sent those is
+//! known as well. Honest peers are never banned by this: what they send alone does not fail, and what they sent is what
+//! it turns out to be.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::{Content, Torrent};
 use crate::engine::manager::Context;
+use crate::engine::peer::Peer;
 use crate::engine::pieces::{Isolation, Leaves};
+use crate::engine::scheduling::GUESSED_RATE;
 use crate::engine::{Output, PieceOutcome, Prefetch, ReadError, Verdict};
 use crate::types::{AttemptId, BlockSpan, ConnId, PieceIndex};
 use crate::wire::Message;
@@ -234,11 +238,10 @@ impl Torrent {
     /// Chooses the peer that an isolated piece is fetched from next, and starts it anew.
     fn assign_sole(&mut self, ctx: &mut Context<'_>, piece: u32) {
         let needs_reserve = self.needs_reserve(ctx, piece);
-        let may_ask =
-            |peer: &&crate::engine::peer::Peer| (needs_reserve || !peer.is_reserve()) && peer.serves(ctx.now, piece);
+        let may_ask = |peer: &&Peer| (needs_reserve || !peer.is_reserve()) && peer.serves(ctx.now, piece);
         let may_ask: BTreeSet<ConnId> = self.peers.values().filter(may_ask).map(|peer| peer.conn).collect();
         let Some(content) = &mut self.content else { return };
-        // Who has another piece to deliver alone takes the longer for this one.
+        // Whoever has another piece to deliver alone would take the longer for this one.
         let sole_of = |piece: &u32| content.pieces.active(*piece)?.isolated.as_ref()?.sole.map(|(conn, _)| conn);
         let others = content.isolated.iter().filter(|other| **other != piece);
         let busy: BTreeSet<ConnId> = others.filter_map(sole_of).collect();
@@ -259,12 +262,11 @@ impl Torrent {
             isolation.tried.clear();
         }
         let untried = able.into_iter().filter(|peer| !isolation.tried.contains(&peer.conn));
-        let best = untried.max_by(|a, b| {
-            let suspicion = |p: &crate::engine::peer::Peer| self.suspicion.get(&p.identity).copied().unwrap_or(0);
-            let eta = |p: &crate::engine::peer::Peer| p.flow.eta(ctx.now, 1e6);
-            let is_free = |p: &crate::engine::peer::Peer| !busy.contains(&p.conn);
-            let by_eta = || eta(b).total_cmp(&eta(a));
-            is_free(a).cmp(&is_free(b)).then_with(|| suspicion(a).cmp(&suspicion(b))).then_with(by_eta)
+        let best = untried.max_by_key(|peer| {
+            let suspicion = self.suspicion.get(&peer.identity).copied().unwrap_or(0);
+            // The bits of positive floats are in the order of the floats.
+            let eta = Reverse(peer.flow.eta(ctx.now, GUESSED_RATE).to_bits());
+            (!busy.contains(&peer.conn), suspicion, eta)
         });
         isolation.sole = best.map(|peer| (peer.conn, ctx.now));
         for (conn, number) in asked {
