@@ -158,6 +158,46 @@ fn who_never_unchokes_chokes_midway_or_stalls_does_not_hold_up_a_read() {
     world.survives(&world.torrent, "127.0.40.4", "127.0.40.5", &peers, || all_done(&peers));
 }
 
+/// Pieces of v1 torrents fail as a whole. Several peers deliver each, and some blocks of two of them are wrong.
+#[test]
+fn of_those_who_deliver_a_piece_together_the_liars_are_banned() {
+    let world = World::new(&[]);
+    let (swarm, content) = (world.swarm(), world.content());
+    let start = |at: u8, lies: bool| {
+        let content = content.clone();
+        Peer::start(&format!("127.0.48.{at}"), swarm, move |mut conn| {
+            let mut serve = || {
+                conn.say(&Message::HaveAll)?;
+                conn.say(&Message::Unchoke)?;
+                loop {
+                    let Message::Request(span) = conn.hear()? else { continue };
+                    let begin = span.piece.0 as usize * PIECE + span.begin as usize;
+                    let mut data = content[begin..begin + span.len as usize].to_vec();
+                    if lies && (span.piece.0 + span.block().0) % 3 == 0 {
+                        data[7] ^= at;
+                        conn.deed();
+                    }
+                    // Whoever is quick would have delivered everything before the others are asked.
+                    thread::sleep(Duration::from_millis(10));
+                    conn.give(span, &data)?;
+                }
+            };
+            let _: Option<()> = serve();
+        })
+    };
+    let peers = [1, 2, 3, 4, 5].map(|at| start(at, at > 3));
+    let addrs: Vec<String> = peers.iter().map(|peer| peer.addr.to_string()).collect();
+    let peer_options = addrs.iter().flat_map(|addr| ["--peer", addr]);
+    let options: Vec<&str> =
+        ["--discovery", "none", "--encryption", "disabled"].into_iter().chain(peer_options).collect();
+    let mount = mount(&world.torrent, "127.0.48.6", &world.path("world"), &options);
+    compare::whole(&world.path("here/data"), &mount.at);
+    all_done(&[&peers[3], &peers[4]]);
+    let warnings = mount.status()["warnings"].to_string();
+    let banned = |at: u8| warnings.contains(&format!("banned peer 127.0.48.{at}: sent wrong bytes"));
+    assert_eq!([1, 2, 3, 4, 5].map(banned), [false, false, false, true, true], "{warnings}");
+}
+
 #[test]
 fn lies_about_the_metadata_do_not_keep_the_truth_away() {
     let world = World::new(&[]);

@@ -338,6 +338,8 @@ pub enum Output {
         piece: PieceIndex,
         /// The blocks that were stored unverified: all of them but padding, or some where leaf hashes are known.
         blocks: Vec<BlockSpan>,
+        /// It was [`PieceOutcome::Corrupt`] before: if it is right now, [`PieceOutcome::VerifiedAfter`] tells what it is.
+        failed_before: bool,
     },
     /// The metainfo of a torrent that was added by id, verified against the id; [`Input::Open`] follows.
     MetainfoFetched {

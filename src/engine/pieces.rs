@@ -4,9 +4,9 @@
 //! others are only spelt out for *active* pieces, those with something requested or received, so that a torrent of
 //! two million pieces costs its bitfields.
 
-mod attempts;
 mod due;
 mod gaps;
+mod isolation;
 mod missing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +17,8 @@ use crate::metainfo::Layout;
 use crate::types::{Bitfield, BlockIndex, BlockSpan, ConnId, PeerIdentity, PieceIndex};
 use due::Due;
 use gaps::Gaps;
+use isolation::Isolation;
+pub(super) use isolation::{MAX_COPIES, Turn};
 
 /// Where a block is on its way. Verified blocks have no such state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,28 +76,8 @@ pub(super) struct Active {
     pub(super) leaves: Leaves,
     /// Blocks that storage is checking.
     pub(super) checking: Option<Vec<BlockSpan>>,
-    /// The piece failed its check and it is not known whose fault that was: from now on one peer at a time may
-    /// deliver it, so that the next failure is proof.
+    /// The piece failed its check and it is not known whose fault that was.
     pub(super) isolated: Option<Isolation>,
-    failed: attempts::FailedAttempts,
-}
-
-/// Who may deliver a piece of which some peer sent wrong bytes.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Isolation {
-    /// The only peer that may be asked, and since when.
-    pub(super) sole: Option<(ConnId, Instant)>,
-    /// Peers that had their turn and did not finish.
-    pub(super) tried: Vec<ConnId>,
-}
-
-impl Active {
-    /// Distinct peers that delivered blocks which are not verified.
-    pub(super) fn contributors(&self) -> Vec<Arc<PeerIdentity>> {
-        let received = self.blocks.iter().filter(|block| block.state == BlockState::Received);
-        let distinct: BTreeSet<_> = received.filter_map(|block| Some(block.from.clone()?.1)).collect();
-        distinct.into_iter().collect()
-    }
 }
 
 /// The blocks of one torrent.
@@ -390,9 +372,10 @@ impl PieceManager {
         list.map(|(at, _)| self.span(piece, at)).collect()
     }
 
-    /// Whether storage holds all blocks of an active piece, and some of them unverified.
+    /// Whether storage holds all blocks of an active piece, some of them unverified, and is not known to hold wrong ones.
     pub(super) fn is_settled(&self, piece: u32) -> bool {
-        self.active.get(&piece).is_some_and(|active| active.settled > 0 && active.settled == active.left)
+        let settled = self.active.get(&piece).filter(|active| active.settled > 0 && active.settled == active.left);
+        settled.is_some_and(|active| active.isolated.as_ref().is_none_or(|isolation| !isolation.is_put_off()))
     }
 
     /// Who delivered a received block.

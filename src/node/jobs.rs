@@ -96,10 +96,11 @@ impl Jobs {
         storage: Arc<TorrentStorage>,
         piece: PieceIndex,
         blocks: Vec<BlockSpan>,
+        failed_before: bool,
     ) {
         let events = self.events.clone();
         tokio::task::spawn_blocking(move || {
-            let outcome = storage.check_piece(piece, &blocks);
+            let outcome = storage.check_piece(piece, &blocks, failed_before);
             let _ = events.blocking_send(Event::Checked { torrent, piece, outcome });
         });
     }

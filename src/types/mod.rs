@@ -19,4 +19,4 @@ pub use peer::{ConnId, NodeName, PeerAddr, PeerAddrError, PeerIdentity, WirePeer
 pub use record::{MAX_RECORD_LEN, MAX_RECORD_VALUE_LEN, RecordParts};
 pub use span::{BLOCK_LEN, BlockIndex, BlockSpan, FileIndex, FileSlice, PieceIndex, ReadId, ReaderId, TorrentKey};
 pub use stamp::FileStamp;
-pub use verdict::{AttemptId, PieceOutcome, Verdict};
+pub use verdict::{BlockDigest, PieceOutcome, Verdict};

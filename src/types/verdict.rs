@@ -18,24 +18,24 @@ pub enum Verdict {
     Failed,
 }
 
-/// An attempt at a piece that failed its check, as storage numbers them.
+/// What tells copies of a block apart: the first half of its BLAKE3 hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AttemptId(pub u64);
+pub struct BlockDigest(pub [u8; 16]);
 
 /// What became of a piece that storage was asked to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PieceOutcome {
     /// Its hash matched: all its blocks are verified now.
     Verified,
-    /// [`PieceOutcome::Verified`], and storage still knew what it was in attempts that had failed.
+    /// [`PieceOutcome::Verified`], of a piece that had failed before.
     VerifiedAfter {
-        /// The blocks that had been wrong, each with the attempt in which it was; at least one.
-        wrong: Vec<(AttemptId, BlockSpan)>,
+        /// What each of its blocks is, in order: whoever sent another one sent wrong bytes.
+        digests: Vec<BlockDigest>,
     },
     /// Its hash did not match, and leaf hashes to blame blocks with are not known.
     Corrupt {
-        /// What [`PieceOutcome::VerifiedAfter`] calls this attempt.
-        attempt: AttemptId,
+        /// What each of its blocks is now, in order.
+        digests: Vec<BlockDigest>,
     },
     /// Its leaf hashes are known: these blocks did not match, the other received ones are verified now.
     Blocks {

@@ -19,7 +19,7 @@ pub(super) use app::{App, Pattern, Reading};
 pub(super) use check::Checker;
 pub(super) use net::{Event, Net, PORT, wire_id};
 pub(super) use node::{Conduct, Node};
-pub(super) use storage::Storage;
+pub(super) use storage::{Bytes, Storage};
 
 use super::{Config, Input, Prefetch, TorrentStats};
 use crate::metainfo::{Metainfo, testing};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Checker, Content, Spec, TORRENT};
+use super::{Bytes, Checker, Content, Spec, TORRENT};
 use crate::engine::Input;
 use crate::engine::rng::Rng;
 use crate::metainfo::{LeafRequest, Metainfo, testing};
@@ -17,11 +17,11 @@ use crate::wire::{Handshake, HashRequest};
 pub(in crate::engine) enum Event {
     /// What the driver of the node would put in.
     Input(Input),
-    /// A block with its quality; the payload itself is not simulated.
+    /// A block; the payload itself is not simulated.
     Block {
         conn: ConnId,
         span: BlockSpan,
-        good: bool,
+        bytes: Bytes,
     },
     Timeout,
     /// The application goes on.

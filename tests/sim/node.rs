@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::app::{Next, Wanted};
-use super::{Event, Net, PORT, Reading, Spec, Storage, TORRENT, all_blocks, blocks_of, corrupted, wire_id};
+use super::{Bytes, Event, Net, PORT, Reading, Spec, Storage, TORRENT, all_blocks, blocks_of, corrupted, wire_id};
 use crate::engine::{Config, Input, Output, TorrentManager, Verdict};
 use crate::types::{Bitfield, BlockSpan, ConnId, PeerIdentity, PieceIndex, ReadId, ReaderId};
 use crate::wire::Message;
@@ -14,6 +14,8 @@ use crate::wire::Message;
 pub(in crate::engine) struct Conduct {
     /// Of a thousand blocks, so many are wrong.
     pub(in crate::engine) corrupt: u64,
+    /// They are wrong in the same way as those of others that conspire.
+    pub(in crate::engine) conspires: bool,
     /// Hashes are wrong.
     pub(in crate::engine) lies_about_hashes: bool,
     /// Hash requests are rejected: allowed, if unhelpful.
@@ -46,8 +48,8 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) banned: BTreeSet<PeerIdentity>,
     /// Blocks that it keeps from those who asked for them.
     withheld: BTreeSet<(ConnId, BlockSpan)>,
-    /// Quality of the block being handled.
-    arriving: Option<bool>,
+    /// The block being handled.
+    arriving: Option<Bytes>,
     timer: Option<Instant>,
     next_read: u64,
     /// Real time that its engine worked for.
@@ -101,15 +103,15 @@ impl Node {
                     && self.withheld.remove(&(*conn, *span))
                 {
                     let span = *span;
-                    net.send(*conn, span.len, |conn| Event::Block { conn, span, good: true });
+                    net.send(*conn, span.len, |conn| Event::Block { conn, span, bytes: Bytes::Right });
                     return;
                 }
                 self.handle(net, input);
             }
-            Event::Block { conn, span, good } => {
+            Event::Block { conn, span, bytes } => {
                 if net.is_open(conn) {
                     net.check.block_arrives(conn, span);
-                    self.arriving = Some(good);
+                    self.arriving = Some(bytes);
                     self.handle(net, Input::Block { conn, span });
                     assert_eq!(self.arriving, None, "every block is answered in the same call");
                 }
@@ -173,8 +175,10 @@ impl Node {
                     self.withheld.insert((conn, span));
                     return;
                 }
-                let good = net.rng.below(1000) >= self.conduct.corrupt;
-                let left = net.send(conn, span.len, |conn| Event::Block { conn, span, good });
+                let way = if self.conduct.conspires { 0 } else { 1 + self.at as u64 };
+                let is_right = net.rng.below(1000) >= self.conduct.corrupt;
+                let bytes = if is_right { Bytes::Right } else { Bytes::Wrong(way) };
+                let left = net.send(conn, span.len, |conn| Event::Block { conn, span, bytes });
                 net.schedule(left, self.at, Event::Input(Input::BlockSent { conn, span }));
             }
             Output::SendHashes { conn, request } => {
@@ -186,18 +190,18 @@ impl Node {
                 self.send(net, conn, message);
             }
             Output::Store { torrent, conn, span } => {
-                let good = self.arriving.take().expect("a block is being handled");
+                let bytes = self.arriving.take().expect("a block is being handled");
                 let fails = net.rng.below(1000) < self.conduct.storage_fails;
                 let verdict =
-                    if fails { Verdict::Failed } else { self.storage.store(&net.metainfo.clone(), span, good) };
+                    if fails { Verdict::Failed } else { self.storage.store(&net.metainfo.clone(), span, bytes) };
                 net.soon(self.at, Event::Input(Input::Stored { torrent, span, conn, verdict }));
             }
             Output::Discard { .. } => assert!(self.arriving.take().is_some(), "a block is being handled"),
             Output::SetLeaves { piece, .. } => {
                 self.storage.leaves.insert(piece.0);
             }
-            Output::CheckPiece { torrent, piece, blocks } => {
-                let outcome = self.storage.check(piece.0, &blocks);
+            Output::CheckPiece { torrent, piece, blocks, failed_before } => {
+                let outcome = self.storage.check(&net.metainfo, piece.0, &blocks, failed_before);
                 net.soon(self.at, Event::Input(Input::PieceChecked { torrent, piece, outcome }));
             }
             Output::MetainfoFetched { torrent, metainfo } => {

@@ -1,22 +1,36 @@
-//! A model of a node's storage: which blocks it holds, and whether they are good.
+//! A model of a node's storage: which blocks it holds, and whether they are right.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::{PieceOutcome, Verdict};
 use crate::metainfo::Metainfo;
-use crate::types::{AttemptId, Bitfield, BlockIndex, BlockSpan, PieceIndex};
+use crate::types::{Bitfield, BlockDigest, BlockIndex, BlockSpan, PieceIndex};
+
+/// The bytes of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Bytes {
+    Right,
+    /// Wrong in one of many ways.
+    Wrong(u64),
+}
+
+impl Bytes {
+    fn digest(self) -> BlockDigest {
+        BlockDigest(match self {
+            Self::Right => [0xff; 16],
+            Self::Wrong(way) => u128::from(way).to_be_bytes(),
+        })
+    }
+}
 
 /// The blocks that a node holds, and what it knows to verify others with.
 #[derive(Debug)]
 pub(in crate::engine) struct Storage {
     stride: u32,
     verified: Bitfield,
-    /// Whether each block that could not be verified when it came is a good one.
-    unverified: BTreeMap<BlockSpan, bool>,
+    /// The blocks that could not be verified when they came.
+    unverified: BTreeMap<BlockSpan, Bytes>,
     pub(in crate::engine) leaves: BTreeSet<u32>,
-    /// Wrong blocks of pieces that failed as a whole.
-    failed: BTreeMap<u32, Vec<(AttemptId, BlockSpan)>>,
-    attempts: u64,
 }
 
 impl Storage {
@@ -28,8 +42,6 @@ impl Storage {
             verified: verified.clone(),
             unverified: BTreeMap::new(),
             leaves: BTreeSet::new(),
-            failed: BTreeMap::new(),
-            attempts: 0,
         };
         storage.add_padding(metainfo);
         storage
@@ -45,28 +57,31 @@ impl Storage {
         span.piece.0 * self.stride + span.block().0
     }
 
-    pub(super) fn store(&mut self, metainfo: &Metainfo, span: BlockSpan, good: bool) -> Verdict {
+    pub(super) fn store(&mut self, metainfo: &Metainfo, span: BlockSpan, bytes: Bytes) -> Verdict {
         let single = metainfo.single_leaf(span.piece).is_some();
         if !single && !self.leaves.contains(&span.piece.0) {
-            self.unverified.insert(span, good);
+            self.unverified.insert(span, bytes);
             return Verdict::Unverified;
         }
-        if good {
+        if bytes == Bytes::Right {
             self.verified.insert(self.number(span));
             return Verdict::Verified;
         }
         Verdict::Corrupt
     }
 
-    pub(super) fn check(&mut self, piece: u32, spans: &[BlockSpan]) -> PieceOutcome {
-        let is_bad = |span: &&BlockSpan| self.unverified.get(span) == Some(&false);
+    pub(super) fn check(
+        &mut self,
+        metainfo: &Metainfo,
+        piece: u32,
+        spans: &[BlockSpan],
+        failed_before: bool,
+    ) -> PieceOutcome {
+        let is_bad = |span: &&BlockSpan| matches!(self.unverified.get(span), Some(Bytes::Wrong(_)));
         let corrupt: Vec<BlockSpan> = spans.iter().filter(is_bad).copied().collect();
         let known = self.leaves.contains(&piece);
         if !known && !corrupt.is_empty() {
-            self.attempts += 1;
-            let attempt = AttemptId(self.attempts);
-            self.failed.entry(piece).or_default().extend(corrupt.into_iter().map(|span| (attempt, span)));
-            return PieceOutcome::Corrupt { attempt };
+            return PieceOutcome::Corrupt { digests: self.digests(metainfo, piece) };
         }
         for span in spans {
             let held = self.unverified.remove(span);
@@ -75,11 +90,18 @@ impl Storage {
                 self.verified.insert(self.number(*span));
             }
         }
-        match self.failed.remove(&piece) {
-            _ if known => PieceOutcome::Blocks { corrupt },
-            Some(wrong) => PieceOutcome::VerifiedAfter { wrong },
-            None => PieceOutcome::Verified,
+        match known {
+            true => PieceOutcome::Blocks { corrupt },
+            false if failed_before => PieceOutcome::VerifiedAfter { digests: self.digests(metainfo, piece) },
+            false => PieceOutcome::Verified,
         }
+    }
+
+    /// What the blocks of a piece are; those that are verified are right.
+    fn digests(&self, metainfo: &Metainfo, piece: u32) -> Vec<BlockDigest> {
+        let blocks = 0..metainfo.layout().blocks_in(PieceIndex(piece));
+        let span = |block| metainfo.layout().block_span(PieceIndex(piece), BlockIndex(block));
+        blocks.map(|block| self.unverified.get(&span(block)).copied().unwrap_or(Bytes::Right).digest()).collect()
     }
 
     pub(in crate::engine) fn is_verified(&self, span: BlockSpan) -> bool {

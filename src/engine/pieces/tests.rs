@@ -3,6 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::types::BlockDigest;
 
 fn manager(lengths: &[u64], verifies_blocks: bool) -> PieceManager {
     let layout = Layout::new(4 * crate::types::BLOCK_LEN, verifies_blocks, lengths).unwrap();
@@ -119,4 +120,52 @@ fn what_storage_holds_is_adopted() {
     assert!(!pieces.holds(span(0, 1)), "missing");
     assert!(!pieces.holds(span(0, 32768)), "beyond the short piece");
     assert!(pieces.holds(BlockSpan { piece: PieceIndex(0), begin: 100, len: 20_000 }), "any part of a piece");
+}
+
+fn digests(of: [u8; 4]) -> Vec<BlockDigest> {
+    of.map(|digest| BlockDigest([digest; 16])).to_vec()
+}
+
+/// Peers deliver blocks of the first piece, and the piece fails.
+fn fail(pieces: &mut PieceManager, from: &[(u32, &Arc<PeerIdentity>)], now: [u8; 4]) {
+    for (block, from) in from {
+        pieces.set_missing(*block);
+        pieces.received(*block, ConnId(1), (*from).clone());
+        pieces.settled(*block);
+    }
+    pieces.active_mut(0).unwrap().failed(&digests(now));
+}
+
+#[test]
+fn a_block_that_two_peers_sent_alike_is_confirmed() {
+    let mut pieces = manager(&[65_536], false);
+    let [a, b, c] = [1, 2, 3].map(|at| Arc::new(PeerIdentity::Memory(at)));
+    pieces.activate(0, false);
+    fail(&mut pieces, &[(0, &a), (1, &a), (2, &b), (3, &b)], [0, 1, 2, 9]);
+    assert_eq!(pieces.active(0).unwrap().unconfirmed(), Some(vec![0, 1, 2, 3]));
+    pieces.active_mut(0).unwrap().isolated.as_mut().unwrap().turn = Turn::Others;
+    assert!(!pieces.may_deliver((0, 0), ConnId(1), &a) && pieces.may_deliver((0, 0), ConnId(1), &b));
+    fail(&mut pieces, &[(0, &b), (1, &c), (2, &a), (3, &a)], [0, 8, 2, 3]);
+    assert_eq!(pieces.active(0).unwrap().unconfirmed(), Some(vec![1, 3]));
+    // The same peer says the same again: that confirms nothing.
+    fail(&mut pieces, &[(1, &c)], [0, 8, 2, 3]);
+    assert_eq!(pieces.active(0).unwrap().unconfirmed(), Some(vec![1, 3]));
+    fail(&mut pieces, &[(1, &b), (3, &c)], [0, 8, 2, 3]);
+    let active = pieces.active(0).unwrap();
+    assert_eq!(active.unconfirmed(), None, "two conspire");
+    let culprits: Vec<_> = active.culprits(&digests([0, 1, 2, 3])).into_iter().collect();
+    assert_eq!(culprits, [(b, BlockIndex(3)), (c, BlockIndex(1))]);
+}
+
+#[test]
+fn copies_of_a_block_are_bounded() {
+    let mut pieces = manager(&[65_536], false);
+    pieces.activate(0, false);
+    let peers: Vec<_> = (0..10).map(|at| Arc::new(PeerIdentity::Memory(at))).collect();
+    for (at, peer) in (0..).zip(&peers) {
+        assert_eq!(at == 0 || pieces.active(0).unwrap().unconfirmed().is_some(), at < MAX_COPIES, "{at}");
+        fail(&mut pieces, &[(0, peer)], [at as u8; 4]);
+    }
+    // Whose copy was not kept is not blamed.
+    assert_eq!(pieces.active(0).unwrap().culprits(&digests([0; 4])).len(), MAX_COPIES - 1);
 }

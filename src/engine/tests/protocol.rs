@@ -1,10 +1,14 @@
 //! One engine and scripted peers: what is said, and what is answered.
 
+use std::collections::BTreeSet;
+
 use super::lab::{CONN, Lab, S, is_closed, requests, sent, span};
 use crate::engine::sim::TORRENT;
-use crate::engine::{Config, DisconnectReason, Input, Output, ReadError, TorrentManager, Verdict};
+use crate::engine::{Config, DisconnectReason, Input, Output, PieceOutcome, ReadError, TorrentManager, Verdict};
 use crate::metainfo::testing;
-use crate::types::{BLOCK_LEN, BlockSpan, ConnId, HashAlgorithm, PieceIndex, ReadId, ReaderId};
+use crate::types::{
+    BLOCK_LEN, BlockDigest, BlockSpan, ConnId, HashAlgorithm, PeerIdentity, PieceIndex, ReadId, ReaderId,
+};
 use crate::wire::{ExtensionHandshake, HashRequest, KNOT_METAINFO, Message, MetadataMessage};
 
 #[test]
@@ -162,6 +166,53 @@ fn corrupt_blocks_ban_and_banned_peers_stay_out() {
     assert!(matches!(out[1], Output::Disconnect { conn: CONN, reason: DisconnectReason::Banned }));
     let out = lab.connect(ConnId(9), 1, true, false);
     assert!(matches!(out[..], [Output::Disconnect { reason: DisconnectReason::Banned, .. }]));
+}
+
+/// Delivers what is asked for of the first piece, until storage is to check it. Who delivered.
+fn deliver_first_piece(lab: &mut Lab, mut out: Vec<Output>) -> BTreeSet<ConnId> {
+    let mut deliverers = BTreeSet::new();
+    while !out.iter().any(|out| matches!(out, Output::CheckPiece { .. })) {
+        let mut next = Vec::new();
+        for out in out {
+            let Output::Send { conn, message: Message::Request(span) } = out else { continue };
+            if span.piece == PieceIndex(0) {
+                deliverers.insert(conn);
+                next.extend(lab.put(Input::Block { conn, span }));
+                let verdict = Verdict::Unverified;
+                next.extend(lab.put(Input::Stored { torrent: TORRENT, span, conn, verdict }));
+            }
+        }
+        out = if next.is_empty() { lab.wait(S / 10) } else { next };
+    }
+    deliverers
+}
+
+/// A piece that two peers delivered failed. One of them delivers all of it again, and leaves while it is checked.
+#[test]
+fn a_check_is_about_who_sent_what_is_checked() {
+    let mut lab = Lab::new(HashAlgorithm::Sha1, false);
+    for at in [1, 2] {
+        lab.connect(ConnId(at), at as usize, true, true);
+        lab.hear(ConnId(at), Message::HaveAll);
+        lab.hear(ConnId(at), Message::Unchoke);
+    }
+    let wrong = |lab: &mut Lab| {
+        let outcome = PieceOutcome::Corrupt { digests: vec![BlockDigest([0; 16]); 4] };
+        lab.put(Input::PieceChecked { torrent: TORRENT, piece: PieceIndex(0), outcome })
+    };
+    let out = lab.read(0, 4 * BLOCK_LEN);
+    assert_eq!(deliver_first_piece(&mut lab, out).len(), 2);
+    let out = wrong(&mut lab);
+    let sole = deliver_first_piece(&mut lab, out);
+    let left = *sole.first().unwrap();
+    assert_eq!(sole.len(), 1);
+    let mut out = lab.put(Input::Disconnected { conn: left });
+    out.extend(lab.wait(S));
+    assert!(requests(&out).iter().all(|span| span.piece != PieceIndex(0)), "nothing of it before the outcome");
+    let out = wrong(&mut lab);
+    let banned = out.iter().find_map(|out| if let Output::Ban { identity, .. } = out { Some(identity) } else { None });
+    assert_eq!(banned, Some(&PeerIdentity::Memory(left.0)));
+    assert_eq!(requests(&out).iter().filter(|span| span.piece == PieceIndex(0)).count(), 4, "of the other one");
 }
 
 #[test]

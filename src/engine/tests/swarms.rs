@@ -94,6 +94,24 @@ fn a_liar_that_shares_every_piece_with_an_honest_peer_is_found() {
     }
 }
 
+/// Two of them send the same wrong bytes: what is alike is not right.
+#[test]
+fn liars_that_conspire_are_found() {
+    for rng in 0..4 {
+        let liar = Conduct { corrupt: 700, conspires: true, ..Conduct::default() };
+        let mut specs: Vec<_> = (0..12).map(|at| seed(5 + at, 1.0 * MB)).collect();
+        specs.extend((0..4).map(|at| seed(5 + at, 1.0 * MB).conduct(liar)));
+        specs.push(leech(5, 1.0 * MB));
+        let mut sim = Sim::new(rng, HashAlgorithm::Sha1, 1 << 18, &[16 * MIB], specs);
+        sim.introduce(16, 0..16);
+        sim.run_for(S);
+        sim.read(16, App::file(0, 16 << 20));
+        assert!(sim.run_until(60 * S, |sim| sim.finished(16)), "{rng}: {:?}", sim.stats(16));
+        assert_eq!(sim.nodes[16].banned.len(), 4, "{rng}");
+        sim.check_end();
+    }
+}
+
 #[test]
 fn without_leaf_hashes_pieces_are_checked_whole() {
     let mute = Conduct { rejects_hashes: true, ..Conduct::default() };
@@ -158,7 +176,8 @@ fn two_hundred_slow_peers_are_as_good_as_a_fast_one() {
 fn any_spec() -> impl Strategy<Value = Spec> {
     let conduct = prop_oneof![
         5 => Just(Conduct::default()),
-        1 => (1u64..1000).prop_map(|corrupt| Conduct { corrupt, ..Conduct::default() }),
+        2 => (1u64..1000, any::<bool>())
+            .prop_map(|(corrupt, conspires)| Conduct { corrupt, conspires, ..Conduct::default() }),
         1 => (0u32..10).prop_map(|s| Conduct { stalls_after: Some(S * s), ..Conduct::default() }),
         2 => Just(Conduct { plain: true, ..Conduct::default() }),
         1 => (0u64..200).prop_map(|storage_fails| Conduct { storage_fails, ..Conduct::default() }),
@@ -189,11 +208,11 @@ proptest! {
     fn reads_end_with_one_honest_seed(
         rng: u64,
         algorithm in any_algorithm(),
-        others in prop::collection::vec(any_spec(), 0..6),
+        others in prop::collection::vec(any_spec(), 0..12),
         piece in 14u32..19,
-        churn in prop::collection::vec((1u64..20_000, 0usize..6, any::<bool>()), 0..6),
+        churn in prop::collection::vec((1u64..20_000, 0usize..12, any::<bool>()), 0..6),
         seeks in prop::collection::vec((1u64..8_000, 0u64..4_000_000), 0..4),
-        evictions in prop::collection::vec((1u64..20_000, 1usize..7), 0..12),
+        evictions in prop::collection::vec((1u64..20_000, 1usize..13), 0..12),
         mine in prop_oneof![4 => Just(0u64), 1 => 1u64..100],
     ) {
         let me = others.len() + 1;

@@ -13,7 +13,7 @@ use super::ranking::Estimate;
 use super::{Content, Dirty, Torrent};
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
-use crate::engine::pieces::{BlockState, Leaves};
+use crate::engine::pieces::{BlockState, Leaves, Turn};
 use crate::engine::readers::Agenda;
 use crate::engine::scheduling::{ENOUGH_UNNEEDED, WORTH_IT};
 use crate::engine::{DisconnectReason, Output};
@@ -121,10 +121,11 @@ impl Torrent {
 
     /// Whether a peer may be asked for blocks of a piece.
     pub(super) fn may_ask(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, piece: u32) -> bool {
-        let sole = content.pieces.active(piece).and_then(|active| active.isolated.as_ref());
-        let may = match sole {
-            Some(isolation) => isolation.sole.is_some_and(|(conn, _)| conn == peer.conn),
-            None => !peer.is_reserve() || self.needs_reserve(ctx, piece),
+        let isolation = content.pieces.active(piece).and_then(|active| active.isolated.as_ref());
+        let may = match isolation.map(|isolation| isolation.turn) {
+            Some(Turn::One(sole, _)) => sole == peer.conn,
+            Some(Turn::Nobody | Turn::Later(_)) => false,
+            Some(Turn::Others) | None => !peer.is_reserve() || self.needs_reserve(ctx, piece),
         };
         may && peer.serves(ctx.now, piece)
     }
@@ -240,9 +241,8 @@ impl Torrent {
             }
             return;
         }
-        // A late answer to a request that was given up is as good as any, unless one peer only may deliver.
-        let allowed = content.pieces.active(span.piece.0).and_then(|active| active.isolated.as_ref());
-        let allowed = allowed.is_none_or(|isolation| isolation.sole.is_some_and(|(sole, _)| sole == conn));
+        // A late answer to a request that was given up is as good as any, unless others are to deliver.
+        let allowed = content.pieces.may_deliver(content.pieces.place(number), conn, &peer.identity);
         content.pieces.unrequested(number, conn);
         let wanted = matches!(content.pieces.state(number), BlockState::Missing | BlockState::Requested);
         if !wanted || !allowed {

@@ -285,5 +285,6 @@ impl Torrent {
         for conn in conns {
             self.leave(ctx, conn, Some(DisconnectReason::Banned));
         }
+        self.throw_away_of(identity);
     }
 }

@@ -7,6 +7,7 @@ mod fetch;
 mod gossip;
 mod hedge;
 mod holdings;
+mod isolation;
 mod leaves;
 mod make_way;
 mod membership;
@@ -56,7 +57,7 @@ struct Content {
     availability: Availability,
     /// Questions for leaf hashes under way, by piece.
     leaf_jobs: BTreeMap<u32, LeafJob>,
-    /// Pieces that one peer at a time may deliver.
+    /// Pieces that failed as a whole, and that not everybody may deliver.
     isolated: BTreeSet<u32>,
 }
 

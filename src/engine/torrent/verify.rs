@@ -1,31 +1,19 @@
 //! From received to verified: verdicts of storage, leaf hashes, and who is to blame.
 //!
-//! A block that fails its leaf hash is the fault of who sent it. A piece that fails as a whole proves something only
-//! if one peer sent all of it. Otherwise the piece is *isolated*: fetched again from one peer at a time, so that the
-//! next failure is proof: from whoever has no other such piece to deliver, and of these from whoever contributed to
-//! failed pieces most often. Once it succeeds, storage tells which blocks had been wrong, and whoever sent those is
-//! known as well. Honest peers are never banned by this: what they send alone does not fail, and what they sent is what
-//! it turns out to be.
+//! A block that fails its leaf hash is the fault of who sent it. A piece that fails as a whole is isolated
+//! (`isolation`).
 
-use std::cmp::Reverse;
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Content, Torrent};
 use crate::engine::manager::Context;
-use crate::engine::peer::Peer;
-use crate::engine::pieces::{Isolation, Leaves};
-use crate::engine::scheduling::GUESSED_RATE;
+use crate::engine::pieces::Leaves;
 use crate::engine::{Output, PieceOutcome, Prefetch, ReadError, Verdict};
-use crate::types::{AttemptId, BlockSpan, ConnId, PieceIndex};
+use crate::types::{BlockSpan, ConnId, PieceIndex};
 use crate::wire::Message;
 
 /// After a failure of storage nothing is requested for so long.
 const STORAGE_HOLD: Duration = Duration::from_secs(1);
-/// Times that a peer may take for an isolated piece: as long as this, and a multiple of what its rate says.
-const SOLE_LEAST: Duration = Duration::from_secs(8);
-/// Peers under suspicion that are remembered.
-const MAX_SUSPECTS: usize = 1024;
 
 impl Torrent {
     /// Storage has a block, or not.
@@ -92,7 +80,8 @@ impl Torrent {
             return;
         }
         active.checking = Some(blocks.clone());
-        ctx.out.push_back(Output::CheckPiece { torrent: self.key, piece: PieceIndex(piece), blocks });
+        let failed_before = active.isolated.is_some();
+        ctx.out.push_back(Output::CheckPiece { torrent: self.key, piece: PieceIndex(piece), blocks, failed_before });
     }
 
     /// Storage has checked a piece.
@@ -102,25 +91,32 @@ impl Torrent {
         let Some(checked) = checked else { return };
         match outcome {
             PieceOutcome::Verified => self.all_verified(ctx, &checked),
-            PieceOutcome::VerifiedAfter { wrong } => {
-                let culprits = content.pieces.active(piece).map(|active| active.culprits(&wrong)).unwrap_or_default();
+            PieceOutcome::VerifiedAfter { digests } => {
+                let culprits = content.pieces.active(piece).map(|active| active.culprits(&digests)).unwrap_or_default();
                 self.all_verified(ctx, &checked);
                 for (culprit, block) in culprits {
                     self.ban(ctx, &culprit, format!("sent wrong bytes: block {} of piece {piece}", block.0));
                 }
+                self.compare_next(ctx);
             }
             PieceOutcome::Blocks { corrupt } => {
+                // Whoever is to blame is known of each block.
+                content.isolated.remove(&piece);
+                content.pieces.active_mut(piece).map(|active| active.isolated.take());
                 let (bad, good): (Vec<_>, Vec<_>) = checked.into_iter().partition(|span| corrupt.contains(span));
                 self.all_verified(ctx, &good);
                 for span in bad {
                     self.blame_block(ctx, span);
                 }
             }
-            PieceOutcome::Corrupt { attempt } => self.piece_failed(ctx, piece, &checked, attempt),
+            PieceOutcome::Corrupt { digests } => self.piece_failed(ctx, piece, &digests),
             PieceOutcome::Inconsistent => return self.refuse(ctx, piece),
             PieceOutcome::Failed => self.unstored(ctx, &checked),
         }
-        let known = |content: &Content| content.pieces.active(piece).is_some_and(|a| a.leaves == Leaves::Known);
+        let known = |content: &Content| {
+            let leaves = content.pieces.active(piece).map(|active| &active.leaves);
+            content.needs_leaves(piece) && leaves == Some(&Leaves::Known)
+        };
         if self.content.as_ref().is_some_and(known) {
             self.check_settled(ctx, piece);
         } else {
@@ -158,7 +154,7 @@ impl Torrent {
     fn piece_complete(&mut self, ctx: &mut Context<'_>, piece: u32) {
         let Some(content) = &mut self.content else { return };
         let isolation = content.pieces.active_mut(piece).and_then(|active| active.isolated.take());
-        if let Some((sole, _)) = isolation.and_then(|isolation| isolation.sole)
+        if let Some(sole) = isolation.and_then(|isolation| isolation.sole())
             && let Some(peer) = self.peers.get(&sole)
         {
             self.suspicion.remove(&peer.identity);
@@ -196,121 +192,6 @@ impl Torrent {
         if let Some(identity) = culprit {
             let reason = format!("sent wrong bytes: block {} of piece {}", span.block().0, span.piece.0);
             self.ban(ctx, &identity, reason);
-        }
-    }
-
-    /// A piece failed as a whole.
-    fn piece_failed(&mut self, ctx: &mut Context<'_>, piece: u32, checked: &[BlockSpan], attempt: AttemptId) {
-        let Some(content) = &mut self.content else { return };
-        let needs_leaves = content.needs_leaves(piece);
-        let Some(active) = content.pieces.active_mut(piece) else { return };
-        if active.leaves == Leaves::Known && needs_leaves {
-            // The leaves came while it was checked: they tell which block it was.
-            return;
-        }
-        active.remember_failure(attempt);
-        let contributors = active.contributors();
-        let bytes: u64 = checked.iter().map(|span| u64::from(span.len)).sum();
-        self.hash_failures += 1;
-        self.wasted.corrupt += bytes;
-        self.useful = self.useful.saturating_sub(bytes);
-        for number in content.pieces.received_blocks(piece) {
-            content.pieces.set_missing(number);
-        }
-        self.readers.missing_again();
-        self.dirty.all = true;
-        if let [culprit] = &contributors[..] {
-            self.ban(ctx, &culprit.clone(), format!("sent wrong bytes: piece {piece}"));
-        } else if self.suspicion.len() < MAX_SUSPECTS {
-            for suspect in contributors {
-                *self.suspicion.entry(suspect).or_default() += 1;
-            }
-        }
-        if let Some(content) = &mut self.content {
-            content.isolated.insert(piece);
-            if let Some(active) = content.pieces.active_mut(piece) {
-                active.isolated.get_or_insert_with(Isolation::default);
-            }
-        }
-        self.assign_sole(ctx, piece);
-    }
-
-    /// Chooses the peer that an isolated piece is fetched from next, and starts it anew.
-    fn assign_sole(&mut self, ctx: &mut Context<'_>, piece: u32) {
-        let needs_reserve = self.needs_reserve(ctx, piece);
-        let may_ask = |peer: &&Peer| (needs_reserve || !peer.is_reserve()) && peer.serves(ctx.now, piece);
-        let may_ask: BTreeSet<ConnId> = self.peers.values().filter(may_ask).map(|peer| peer.conn).collect();
-        let Some(content) = &mut self.content else { return };
-        // Whoever has another piece to deliver alone would take the longer for this one.
-        let sole_of = |piece: &u32| content.pieces.active(*piece)?.isolated.as_ref()?.sole.map(|(conn, _)| conn);
-        let others = content.isolated.iter().filter(|other| **other != piece);
-        let busy: BTreeSet<ConnId> = others.filter_map(sole_of).collect();
-        let mut asked: Vec<(ConnId, u32)> = Vec::new();
-        for block in 0..content.pieces.blocks_in(piece) {
-            let number = content.pieces.number(piece, block);
-            asked.extend(content.pieces.asked(number).map(|conn| (conn, number)));
-        }
-        for number in content.pieces.received_blocks(piece) {
-            content.pieces.set_missing(number);
-        }
-        let Some(isolation) = content.pieces.active_mut(piece).and_then(|active| active.isolated.as_mut()) else {
-            return;
-        };
-        isolation.tried.extend(isolation.sole.take().map(|(conn, _)| conn));
-        let able: Vec<_> = self.peers.values().filter(|peer| may_ask.contains(&peer.conn)).collect();
-        if able.iter().all(|peer| isolation.tried.contains(&peer.conn)) {
-            isolation.tried.clear();
-        }
-        let untried = able.into_iter().filter(|peer| !isolation.tried.contains(&peer.conn));
-        let best = untried.max_by_key(|peer| {
-            let suspicion = self.suspicion.get(&peer.identity).copied().unwrap_or(0);
-            // The bits of positive floats are in the order of the floats.
-            let eta = Reverse(peer.flow.eta(ctx.now, GUESSED_RATE).to_bits());
-            (!busy.contains(&peer.conn), suspicion, eta)
-        });
-        isolation.sole = best.map(|peer| (peer.conn, ctx.now));
-        for (conn, number) in asked {
-            self.cancel(ctx, conn, number);
-        }
-        self.readers.missing_again();
-        self.dirty.all = true;
-    }
-
-    /// A peer cannot go on with the isolated pieces that it was to deliver: others get their turn.
-    pub(super) fn reassign_isolated_of(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
-        let Some(content) = &self.content else { return };
-        let sole_of = |piece: &u32| {
-            let isolation = content.pieces.active(*piece)?.isolated.as_ref()?;
-            isolation.sole.filter(|(sole, _)| *sole == conn)
-        };
-        let peer = self.peers.get(&conn);
-        let stuck = |piece: &u32| !peer.is_some_and(|peer| peer.serves(ctx.now, *piece));
-        let pieces: Vec<_> =
-            content.isolated.iter().copied().filter(|piece| sole_of(piece).is_some() && stuck(piece)).collect();
-        for piece in pieces {
-            self.assign_sole(ctx, piece);
-        }
-    }
-
-    /// Isolated pieces whose peer takes too long, or that have none, get the next one.
-    pub(super) fn expire_isolated(&mut self, ctx: &mut Context<'_>) {
-        let Some(content) = &self.content else { return };
-        let too_long = |conn: ConnId, since: Instant, piece: u32| {
-            let Some(peer) = self.peers.get(&conn) else { return true };
-            let rate = peer.flow.rate(ctx.now).unwrap_or(100e3).max(1e3);
-            let bound = f64::from(content.metainfo.layout().piece_len(PieceIndex(piece))) / rate * 3.0;
-            ctx.now.saturating_duration_since(since) > SOLE_LEAST + Duration::from_secs_f64(bound.min(600.0))
-                || peer.flow.stalls > 0
-        };
-        let stuck = |piece: &u32| {
-            let active = content.pieces.active(*piece);
-            let checking = active.is_some_and(|active| active.checking.is_some());
-            let sole = active.and_then(|active| active.isolated.as_ref()).and_then(|isolation| isolation.sole);
-            !checking && sole.is_none_or(|(conn, since)| too_long(conn, since, *piece))
-        };
-        let pieces: Vec<_> = content.isolated.iter().copied().filter(stuck).collect();
-        for piece in pieces {
-            self.assign_sole(ctx, piece);
         }
     }
 

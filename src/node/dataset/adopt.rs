@@ -166,7 +166,7 @@ impl Heir {
         }
         let unverified = blocks.iter().zip(verdicts).filter(|(_, verdict)| *verdict == Verdict::Unverified);
         let unverified: Vec<_> = unverified.map(|((span, _), _)| *span).collect();
-        match self.new.check_piece(piece, &unverified) {
+        match self.new.check_piece(piece, &unverified, false) {
             PieceOutcome::Verified | PieceOutcome::VerifiedAfter { .. } => true,
             PieceOutcome::Blocks { corrupt } => corrupt.is_empty(),
             PieceOutcome::Corrupt { .. } | PieceOutcome::Inconsistent | PieceOutcome::Failed => false,

@@ -281,9 +281,9 @@ impl Driver {
                         storage.set_leaves(piece, leaves);
                     }
                 }
-                Output::CheckPiece { torrent, piece, blocks } => {
+                Output::CheckPiece { torrent, piece, blocks, failed_before } => {
                     if let Some(storage) = self.storage(torrent) {
-                        self.jobs.check(torrent, storage, piece, blocks);
+                        self.jobs.check(torrent, storage, piece, blocks, failed_before);
                     }
                 }
                 Output::MetainfoFetched { torrent, metainfo } => self.metainfo_fetched(torrent, Ok(metainfo)),

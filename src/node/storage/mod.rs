@@ -12,7 +12,6 @@
 //! The bitmaps in memory are the truth while the process lives. Reads and writes of blocks touch neither SQLite nor
 //! sync anything; a background thread does that.
 
-mod attempts;
 mod cached;
 mod datasets;
 mod error;

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::attempts::FailedAttempts;
 use super::leaves::{LeafCache, Leaves};
 use super::lru::{Lru, Queued};
 use super::object::{Object, Owner, Shape, flag};
@@ -32,7 +31,6 @@ pub(super) struct Shared {
     pub(super) registry: Mutex<Registry>,
     pub(super) lru: Mutex<Lru>,
     pub(super) leaves: Mutex<LeafCache>,
-    pub(super) failed: Mutex<FailedAttempts>,
     pub(super) overlay: Overlay,
     pub(super) dirty: Mutex<Dirty>,
     /// Pieces in the index whose data is not synced.
@@ -109,7 +107,6 @@ impl Shared {
             registry: Mutex::new(Registry { last_id: start.last_id, ..Registry::default() }),
             lru: Mutex::new(Lru::new(start.queued)),
             leaves: Mutex::new(LeafCache::new()),
-            failed: Mutex::new(FailedAttempts::new()),
             overlay: Overlay::new(),
             dirty: Mutex::default(),
             unsynced: Mutex::default(),

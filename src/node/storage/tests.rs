@@ -104,7 +104,7 @@ impl Fixture {
             is_verified &= self.write(torrent, block, &self.data(block)) == Verdict::Verified;
         }
         if !is_verified {
-            assert_eq!(torrent.check_piece(piece, &self.blocks(piece)), PieceOutcome::Verified);
+            assert_eq!(torrent.check_piece(piece, &self.blocks(piece), false), PieceOutcome::Verified);
         }
     }
 

@@ -201,9 +201,9 @@ impl TorrentStorage {
     }
 
     /// Verifies blocks that were stored unverified: those in `blocks` where the leaves of the piece are known, else
-    /// the whole piece. Reads back and hashes.
-    pub(crate) fn check_piece(&self, piece: PieceIndex, blocks: &[BlockSpan]) -> PieceOutcome {
-        self.cached.check_piece(piece, blocks)
+    /// the whole piece. Reads back and hashes. Of a piece that `failed_before` it tells what it is now.
+    pub(crate) fn check_piece(&self, piece: PieceIndex, blocks: &[BlockSpan], failed_before: bool) -> PieceOutcome {
+        self.cached.check_piece(piece, blocks, failed_before)
     }
 
     /// The leaf hashes of a piece that is here in full, for peers that ask. Where they are not in memory, they are

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::StorageError;
-use super::attempts::{Attempt, BlockDigest};
 use super::cached::{Cached, is_damage};
 use super::leaves::Leaves;
 use super::object::{Object, blocks_of_piece, flag};
 use super::shared::{Shared, lock};
 use crate::metainfo::{Form, Metainfo, PieceCheck};
-use crate::types::{AttemptId, BLOCK_LEN, BlockIndex, BlockSpan, PieceIndex, PieceOutcome};
+use crate::types::{BLOCK_LEN, BlockDigest, BlockIndex, BlockSpan, PieceIndex, PieceOutcome};
 
 /// Bytes read at once to be hashed: whole blocks, few enough to stay near the processor.
 const READ_LEN: u32 = 16 * BLOCK_LEN;
@@ -112,7 +111,7 @@ impl Cached {
         false
     }
 
-    pub(super) fn check_piece(&self, piece: PieceIndex, blocks: &[BlockSpan]) -> PieceOutcome {
+    pub(super) fn check_piece(&self, piece: PieceIndex, blocks: &[BlockSpan], failed_before: bool) -> PieceOutcome {
         let Some((object, own)) = self.locate(piece) else { return PieceOutcome::Failed };
         let leaves = match self.metainfo.verifies_blocks() {
             true => self.shared.known_leaves(object, own),
@@ -127,7 +126,7 @@ impl Cached {
         object.slot(own).clear(flag::EVICTING);
         let outcome = match leaves {
             Some(leaves) => self.check_blocks(object, &own_blocks, piece, &leaves),
-            None => self.check_whole(object, own, piece).map(Some),
+            None => self.check_whole(object, own, piece, failed_before).map(Some),
         };
         self.shared.touch(object, own, self.shared.now_us());
         drop(stripe);
@@ -170,47 +169,29 @@ impl Cached {
         Ok(agrees.then_some(PieceOutcome::Blocks { corrupt }))
     }
 
-    fn check_whole(&self, object: &Arc<Object>, own: PieceIndex, piece: PieceIndex) -> io::Result<PieceOutcome> {
+    fn check_whole(
+        &self,
+        object: &Arc<Object>,
+        own: PieceIndex,
+        piece: PieceIndex,
+        failed_before: bool,
+    ) -> io::Result<PieceOutcome> {
         let leaves = match self.hash_piece(object, own, piece)? {
             Some(PieceCheck::Right(leaves)) => leaves,
-            Some(PieceCheck::Wrong) => {
-                let digests = self.digests(object, own)?;
-                return Ok(PieceOutcome::Corrupt { attempt: lock(&self.shared.failed).add(object.id, own.0, digests) });
-            }
+            Some(PieceCheck::Wrong) => return Ok(PieceOutcome::Corrupt { digests: self.digests(object, own)? }),
             Some(PieceCheck::Inconsistent) => {
                 self.note_contradiction();
                 return Ok(PieceOutcome::Inconsistent);
             }
             None => return Ok(PieceOutcome::Failed),
         };
-        let failed = lock(&self.shared.failed).take(object.id, own.0);
-        // Verified all the same where they cannot be read a second time.
-        let wrong = match failed.is_empty() {
-            true => Vec::new(),
-            false => self.wrong_blocks(object, own, piece, &failed).unwrap_or_default(),
-        };
+        // Verified all the same where it cannot be read a second time.
+        let digests = failed_before.then(|| self.digests(object, own).ok()).flatten();
         blocks_of_piece(object.layout(), own).for_each(|block| self.shared.set_verified(object, block));
         // All of it was read just now.
         object.slot(own).clear(flag::SUSPECT);
         self.keep_leaves(object, own, leaves);
-        Ok(if wrong.is_empty() { PieceOutcome::Verified } else { PieceOutcome::VerifiedAfter { wrong } })
-    }
-
-    /// The blocks of failed attempts that were not what is here now and verified.
-    fn wrong_blocks(
-        &self,
-        object: &Arc<Object>,
-        own: PieceIndex,
-        piece: PieceIndex,
-        failed: &[Attempt],
-    ) -> io::Result<Vec<(AttemptId, BlockSpan)>> {
-        let right = self.digests(object, own)?;
-        let wrong = |attempt: &Attempt| {
-            let blocks = blocks_of_piece(object.layout(), own).zip(attempt.digests.iter().zip(&right));
-            let wrong = blocks.filter(|(_, (digest, right))| digest != right);
-            wrong.map(|(block, _)| (attempt.id, BlockSpan { piece, ..block })).collect::<Vec<_>>()
-        };
-        Ok(failed.iter().flat_map(wrong).collect())
+        Ok(digests.map_or(PieceOutcome::Verified, |digests| PieceOutcome::VerifiedAfter { digests }))
     }
 
     /// The digest of each block of a piece, all of which are here, verified or not.
@@ -219,7 +200,9 @@ impl Cached {
         let digest = |block| {
             buf.clear();
             self.shared.read_written(object, block, &mut buf)?;
-            Ok(blake3::hash(&buf).into())
+            let mut digest = [0; 16];
+            blake3::Hasher::new().update(&buf).finalize_xof().fill(&mut digest);
+            Ok(BlockDigest(digest))
         };
         blocks_of_piece(object.layout(), own).map(digest).collect()
     }

@@ -44,7 +44,7 @@ impl Versions {
             };
             let blocks: Vec<_> = blocks_of(&metainfo, piece).map(|span| (span, data(span).into())).collect();
             storage.write_blocks(&blocks);
-            storage.check_piece(piece, &blocks.iter().map(|(span, _)| *span).collect::<Vec<_>>());
+            storage.check_piece(piece, &blocks.iter().map(|(span, _)| *span).collect::<Vec<_>>(), false);
         }
         assert!(storage.is_complete());
         storage

@@ -124,7 +124,7 @@ fn a_piece_that_only_one_form_agrees_with_is_never_whole() {
         if leaves_come {
             set_leaves(&fixture, &torrent, piece);
         }
-        assert_eq!(torrent.check_piece(piece, &blocks), PieceOutcome::Inconsistent);
+        assert_eq!(torrent.check_piece(piece, &blocks, false), PieceOutcome::Inconsistent);
         assert!(!is_whole(&torrent) && torrent.contradiction().is_some());
         drop((torrent, store));
     }
