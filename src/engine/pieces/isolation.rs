@@ -136,7 +136,7 @@ impl Active {
 }
 
 impl PieceManager {
-    /// Whether the peer may deliver the block: of an isolated piece not everybody may.
+    /// Whether the peer may deliver the block of an isolated piece; anybody may of another one.
     pub(in crate::engine) fn may_deliver(
         &self,
         (piece, block): (u32, u32),

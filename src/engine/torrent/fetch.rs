@@ -242,7 +242,7 @@ impl Torrent {
             return;
         }
         // A late answer to a request that was given up is as good as any, unless others are to deliver.
-        let allowed = content.pieces.may_deliver(content.pieces.place(number), conn, &peer.identity);
+        let allowed = content.may_deliver(content.pieces.place(number), peer);
         content.pieces.unrequested(number, conn);
         let wanted = matches!(content.pieces.state(number), BlockState::Missing | BlockState::Requested);
         if !wanted || !allowed {

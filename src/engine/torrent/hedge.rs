@@ -87,7 +87,7 @@ impl Torrent {
                 && !peer.flow.knows(number)
                 && self.queue_has_room(ctx, peer, HEDGE_QUEUE)
                 && self.may_ask(ctx, content, peer, piece)
-                && content.pieces.may_deliver(content.pieces.place(number), peer.conn, &peer.identity)
+                && content.may_deliver(content.pieces.place(number), peer)
         };
         // An overdue answer is expected to take as long again as it is late, and one of a stranger as long as it took.
         let (expected, times) = if holder.flow.delay_s().is_none() {

@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::Torrent;
+use super::{Content, Torrent};
 use crate::engine::manager::Context;
 use crate::engine::peer::Peer;
 use crate::engine::pieces::{Leaves, MAX_COPIES, Turn};
@@ -32,6 +32,13 @@ const LATER: Duration = Duration::from_secs(3);
 /// Peers under suspicion that are remembered.
 const MAX_SUSPECTS: usize = 1024;
 
+impl Content {
+    /// Whether a block may come from a peer: of an isolated piece not every one may.
+    pub(super) fn may_deliver(&self, (piece, block): (u32, u32), peer: &Peer) -> bool {
+        !self.isolated.contains(&piece) || self.pieces.may_deliver((piece, block), peer.conn, &peer.identity)
+    }
+}
+
 impl Torrent {
     /// A piece failed as a whole; its blocks are what `digests` says.
     pub(super) fn piece_failed(&mut self, ctx: &mut Context<'_>, piece: u32, digests: &[BlockDigest]) {
@@ -47,13 +54,14 @@ impl Torrent {
         active.failed(if can_compare { digests } else { &[] });
         let contributors = active.contributors();
         content.isolated.insert(piece);
+        if self.suspicion.len() < MAX_SUSPECTS {
+            for suspect in &contributors {
+                *self.suspicion.entry(suspect.clone()).or_default() += 1;
+            }
+        }
         self.fetch_again(ctx, piece);
         if let [culprit] = &contributors[..] {
-            self.ban(ctx, &culprit.clone(), format!("sent wrong bytes: piece {piece}"));
-        } else if self.suspicion.len() < MAX_SUSPECTS {
-            for suspect in contributors {
-                *self.suspicion.entry(suspect).or_default() += 1;
-            }
+            self.ban(ctx, culprit, format!("sent wrong bytes: piece {piece}"));
         }
     }
 

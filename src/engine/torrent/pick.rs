@@ -201,7 +201,7 @@ impl Search<'_> {
     fn judge(&mut self, (piece, block): (u32, u32), deadline_s: f64) -> Verdict {
         self.looks_left -= 1;
         let pieces = &self.content.pieces;
-        if !pieces.may_deliver((piece, block), self.peer.conn, &self.peer.identity) {
+        if !self.content.may_deliver((piece, block), self.peer) {
             self.idle = Idle::Other;
             return Verdict::PassOver(1);
         }
@@ -276,13 +276,11 @@ impl Torrent {
     /// The peer that would deliver a block first of all others.
     fn best_other(&self, ctx: &Context<'_>, content: &Content, peer: &Peer, (piece, block): (u32, u32)) -> Rival {
         let is_isolated = content.isolated.contains(&piece);
-        let may_deliver =
-            |other: &Peer| !is_isolated || content.pieces.may_deliver((piece, block), other.conn, &other.identity);
         let others = self.ranking.iter(ctx.now).filter(|(_, conn)| *conn != peer.conn);
         let mut able = others.filter_map(|(eta_s, conn)| {
             let other = self.peers.get(&conn).filter(|other| other.flow.stalls == 0)?;
             let has_all = other.serves_all(ctx.now) && !other.is_reserve() && !is_isolated;
-            let may = has_all || self.may_ask(ctx, content, other, piece) && may_deliver(other);
+            let may = has_all || self.may_ask(ctx, content, other, piece) && content.may_deliver((piece, block), other);
             may.then_some(Rival { piece: Some(piece).filter(|_| !has_all), eta_s })
         });
         able.next().unwrap_or(Rival { piece: Some(piece), eta_s: f64::INFINITY })
@@ -292,8 +290,7 @@ impl Torrent {
     fn pick_rarest(&self, ctx: &mut Context<'_>, content: &Content, peer: &Peer) -> Option<Pick> {
         let pieces = &content.pieces;
         let fresh = |piece: u32, block: u32| {
-            pieces.may_deliver((piece, block), peer.conn, &peer.identity)
-                && !peer.flow.knows_tombstone(pieces.number(piece, block))
+            content.may_deliver((piece, block), peer) && !peer.flow.knows_tombstone(pieces.number(piece, block))
         };
         let chosen = |piece: u32| self.prefetch == Prefetch::All || content.availability.is_to_come(piece);
         // What is begun is of a file that was opened: else nobody would have read it.
