@@ -93,10 +93,9 @@ impl Active {
     /// The blocks that were received failed their check together. Isolates the piece.
     pub(in crate::engine) fn failed(&mut self, digests: &[BlockDigest]) {
         let mut isolation = self.isolated.take().unwrap_or_default();
-        isolation.copies = match isolation.copies.is_empty() {
-            true => vec![Vec::new(); self.blocks.len()].into(),
-            false => isolation.copies,
-        };
+        if isolation.copies.is_empty() {
+            isolation.copies = vec![Vec::new(); self.blocks.len()].into();
+        }
         for (at, from) in self.received() {
             let (Some(copies), Some(digest)) = (isolation.copies.get_mut(at as usize), digests.get(at as usize)) else {
                 continue;
